@@ -1,0 +1,17 @@
+"""Validators: what an answer must be before a student may learn from it. Each gives a reason a person can read.
+
+    structure.py       parses, schema: is it an answer at all?
+    grounding.py       grounded: are the values found in the input, or derivable by a declared rule?
+    equivalence.py     equivalent: does it ask for the same as the known target?
+    second_look.py     round_trip, vote: what does the teacher say when it is asked again? (costs calls)
+
+A validator is any object with `name` and `judge(judged, task) -> Check`; `simple` makes one from a function.
+"""
+
+from workbench.validators.equivalence import equivalent
+from workbench.validators.grounding import grounded, minutes, number, percent
+from workbench.validators.second_look import round_trip, vote
+from workbench.validators.simple import simple
+from workbench.validators.structure import parses, schema
+
+__all__ = ["equivalent", "grounded", "minutes", "number", "parses", "percent", "round_trip", "schema", "simple", "vote"]

@@ -1,0 +1,161 @@
+"""The verbs: parse, call, print. Everything heavy is imported by the verb that needs it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workbench.errors import WorkbenchError
+
+app = typer.Typer(
+    no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
+    help="One narrow task in, one small expert model for a device out.",
+)  # fmt: skip
+models_app = typer.Typer(no_args_is_help=True, help="The models at hand: list, fetch, path.", rich_markup_mode=None)
+app.add_typer(models_app, name="models")
+
+TaskArg = Annotated[str, typer.Argument(help="A task's name, or the path of its Python file.")]
+
+
+@app.command()
+def run(
+    task: TaskArg,
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    teacher: Annotated[str, typer.Option(help="A model of the catalogue, a GGUF file, hf:NAME, or a server's model.")] = "",
+    student: Annotated[str, typer.Option(help="A model of the catalogue, a GGUF file, a folder or a hub id.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in train.lr=0.0005.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
+    force: Annotated[str, typer.Option(help="Run this stage though nothing changed.")] = "",
+    dry_run: Annotated[bool, typer.Option(help="Say what would run, and do nothing.")] = False,
+) -> None:
+    """Turn a task into an expert, from its data to the shipped file and its report. Goes on where it was stopped."""
+    from workbench import commands
+
+    settings = commands.settings(profile, config, set_ or [], teacher=teacher, student=student)
+    commands.run(task, settings, until=until, force=force, dry=dry_run)
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="A Python name for the task.")]) -> None:
+    """Write a task file with a few rows that passes `workbench check` as it stands."""
+    from workbench.scaffold import write_task
+
+    path = write_task(Path.cwd(), name)
+    print(f"{path} is written. Next: workbench check {path.name}")
+
+
+@app.command("list")
+def list_() -> None:
+    """The tasks that can be named."""
+    from workbench import commands
+
+    commands.list_tasks()
+
+
+@app.command()
+def check(task: Annotated[str, typer.Argument(help="A task's name or file; all tasks without.")] = "") -> None:
+    """Try data, validators and probes of a task without a model; tell how many mutated answers each validator lets by."""
+    from workbench import commands
+
+    raise typer.Exit(commands.check(task))
+
+
+@app.command()
+def predict(
+    task: TaskArg,
+    text: Annotated[str, typer.Argument(help="The input: text, or JSON where the input has several fields.")],
+    run_: Annotated[str, typer.Option("--run", help="Which run's expert; the task's latest without.")] = "",
+) -> None:
+    """Ask the expert of the task's latest run."""
+    from workbench import commands
+
+    commands.predict(task, text, run_)
+
+
+@app.command("eval")
+def eval_(
+    task: TaskArg,
+    run_: Annotated[str, typer.Option("--run", help="Which run's expert; the task's latest without.")] = "",
+    split: Annotated[str, typer.Option(help="dev or test.")] = "dev",
+) -> None:
+    """Score the shipped file of the task's latest run anew, through llama.cpp, on dev (or test)."""
+    from workbench import commands
+
+    commands.evaluate(task, run_, split)
+
+
+@app.command()
+def report(run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a task for its latest.")]) -> None:
+    """Write a run's report anew and print its table."""
+    from workbench import commands
+
+    commands.report(run_)
+
+
+@app.command()
+def why(
+    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a task for its latest.")],
+    stage: Annotated[str, typer.Argument(help="A stage, such as train.")],
+) -> None:
+    """Say in one sentence why a stage ran or was skipped."""
+    from workbench.runs import find_run
+    from workbench.runs import why as sentence
+
+    print(sentence(Path.cwd(), find_run(Path.cwd(), run_), stage))
+
+
+@app.command()
+def estimate(
+    task: TaskArg,
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
+    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
+) -> None:
+    """Say what a run would ask of the teacher: calls, tokens and, for a local teacher, minutes. Asks nothing."""
+    from workbench import commands
+
+    commands.estimate(task, commands.settings(profile, None, set_ or [], teacher=teacher, student=""))
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """The catalogue: size, licence, and whether the file is here."""
+    from workbench import commands
+
+    commands.list_models()
+
+
+@models_app.command("fetch")
+def models_fetch(names: Annotated[list[str], typer.Argument(help="Names of the catalogue.")]) -> None:
+    """Fetch and verify models."""
+    from workbench import commands
+
+    for name in names:
+        print(commands.fetch(name))
+
+
+@models_app.command("path")
+def models_path(name: Annotated[str, typer.Argument(help="A name of the catalogue.")]) -> None:
+    """Where a fetched model lies."""
+    from workbench import models
+
+    path = models.locate(name)
+    if path is None:
+        raise WorkbenchError(f"{name} is not here yet", f"workbench models fetch {name}")
+    print(path)
+
+
+def main() -> None:
+    """Errors that a user can mend are told in two lines; Ctrl-C says how to go on."""
+    try:
+        app()
+    except WorkbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"next:  {error.hint}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)

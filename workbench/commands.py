@@ -1,0 +1,219 @@
+"""What the verbs do. The command line (cli.py) parses and calls; a notebook can call these as well."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from workbench import models, pipeline, registry
+from workbench.config import Config, load_config
+from workbench.errors import ConfigError, StoreError, TaskError
+from workbench.report.build import build_report, write_report
+from workbench.runs import Lock, RunFolder, find_run, read_lock
+from workbench.store import RunLock
+from workbench.task import Task
+
+
+def settings(profile: str, file: Path | None, sets: list[str], *, teacher: str, student: str) -> Config:
+    sections = {name: {"model": model} for name, model in (("teacher", teacher), ("student", student)) if model}
+    return load_config(profile, file, tuple(sets), **sections)
+
+
+def run(name: str, config: Config, *, until: str = "", force: str = "", dry: bool = False) -> None:
+    """All the stages, then the report and its table."""
+    names = [stage.name for stage in pipeline.STAGES]
+    for option, value in (("--until", until), ("--force", force)):
+        if value and value not in names:
+            raise ConfigError(f"{option} {value}: there is no such stage", f"stages: {', '.join(names)}")
+    task = registry.load(name)
+    project = Path.cwd()
+    root = project / ".workbench"
+    if dry:
+        for done in pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing):
+            print(f"{done.stage.name:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
+        return
+    with RunLock(root):
+        _run(task, config, project, until, force)
+
+
+def _run(task: Task, config: Config, project: Path, until: str, force: str) -> None:
+    _quiet()
+    command = f"workbench {' '.join(sys.argv[1:])}"
+    folder = RunFolder(project, task.name, task.file, task.version, config, command)
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{(time.monotonic() - started) / 60:5.1f} min] {text}", flush=True)
+        folder.say(text)
+
+    for model in (config.student.model, config.teacher.model):
+        if model in models.CATALOGUE and not (model == config.teacher.model and config.teacher.base_url):
+            say(f"model {model}: {fetch(model)}")
+
+    def done(item: pipeline.Done) -> None:
+        folder.done(item)
+        if not item.ran:
+            say(f"{item.stage.name}: skipped, nothing changed ({item.key[:8]})")
+
+    finished = pipeline.walk(
+        task, config, project / ".workbench", until=until, force=force, say=say, done=done, run=folder.path.name
+    )
+    if finished[-1].stage != pipeline.STAGES[-1]:
+        say(f"stopped after {finished[-1].stage.name}, as asked")
+        return
+    folder.close()
+    made = build_report(task, config, folder.lock, folder.path)
+    write_report(made, folder.path)
+    _print(made)
+    say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
+    print(f"expert: {folder.path / 'expert'}\nreport: {folder.path / 'report.html'}")
+
+
+def _nothing(done: pipeline.Done) -> None:
+    """A dry run writes nothing down."""
+
+
+def _quiet() -> None:
+    """Libraries that talk to the terminal while a stage tells its progress."""
+    import os
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _print(made: object) -> None:
+    from rich.console import Console
+
+    from workbench.report import Report, print_table
+
+    assert isinstance(made, Report)
+    print_table(made, Console())
+
+
+def report(name: str) -> None:
+    """Write the report of a finished run anew."""
+    folder = find_run(Path.cwd(), name)
+    lock = read_lock(folder)
+    if lock.entry("evaluate") is None:
+        raise StoreError(f"{folder.name} did not get as far as its evaluation", "run the task to its end first")
+    config = load_config(file=folder / "config.toml")
+    made = build_report(registry.load(_task_of(lock)), config, lock, folder)
+    write_report(made, folder)
+    _print(made)
+    print(f"report: {folder / 'report.html'}")
+
+
+def _task_of(lock: Lock) -> str:
+    """By name where that still means this file, else by path."""
+    known = {found.name: found.file for found in registry.available()}
+    return lock.task if str(known.get(lock.task)) == lock.file else lock.file
+
+
+def list_tasks() -> None:
+    for found in registry.available():
+        print(f"{found.name:18} {found.title}\n{'':18} {found.file}")
+
+
+def check(name: str) -> int:
+    """Exit code 0 when all is well."""
+    from rich.console import Console
+
+    from workbench.trial import print_trial, try_task
+
+    names = [name] if name else [found.name for found in registry.available()]
+    code = 0
+    for each in names:
+        trial = try_task(registry.load(each))
+        print_trial(trial, Console())
+        code = code if trial.ok else 1
+    return code
+
+
+def predict(name: str, text: str, run_name: str) -> None:
+    """One answer of the shipped file, checked by the task's own parser."""
+    from workbench.stages.exam import ask_all, user
+    from workbench.stages.export import STUDENT_CONTEXT
+
+    task = registry.load(name)
+    folder = find_run(Path.cwd(), run_name or task.name)
+    config = load_config(file=folder / "config.toml")
+    example = task.example(_input(task, text), split="new")
+    (answer,) = ask_all(
+        folder / "expert" / "model.gguf",
+        [user(task.student_prompt(example.input))],
+        config.runtime.model_copy(update={"slots": 1}),
+        max_tokens=config.student.max_tokens,
+        context=STUDENT_CONTEXT,
+    )
+    print(answer.text)
+
+
+def _input(task: Task, text: str) -> dict[str, object]:
+    fields = list(task.prompt.input.model_fields)
+    if len(fields) == 1:
+        return {fields[0]: text}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise TaskError(f"the input is not JSON: {error}", f"give a JSON object with {', '.join(fields)}") from None
+    if not isinstance(value, dict):
+        raise TaskError("the input is not a JSON object", f"give one with {', '.join(fields)}")
+    return value
+
+
+def evaluate(name: str, run_name: str, split: str) -> None:
+    """Scores of the shipped file on one split."""
+    from workbench.stages.exam import ask_all, user
+    from workbench.stages.export import STUDENT_CONTEXT
+    from workbench.stages.shots import score_replies
+
+    if split not in ("dev", "test"):
+        raise ConfigError(f"there is no split {split!r} to score", "dev or test")
+    task = registry.load(name)
+    folder = find_run(Path.cwd(), run_name or task.name)
+    config = load_config(file=folder / "config.toml")
+    rows = task.examples("dev" if split == "dev" else "test")
+    answers = ask_all(
+        folder / "expert" / "model.gguf",
+        [user(task.student_prompt(row.input)) for row in rows],
+        config.runtime,
+        max_tokens=config.student.max_tokens,
+        context=STUDENT_CONTEXT,
+    )
+    print(f"{folder / 'expert' / 'model.gguf'} on {len(rows)} {split} rows")
+    for metric, score in score_replies(task.output, rows, [answer.text for answer in answers]).items():
+        print(f"  {metric:15} {score.value:5.1f}  [{score.low:.1f}, {score.high:.1f}]")
+
+
+def estimate(name: str, config: Config) -> None:
+    """An upper bound of the teacher's calls and tokens, from the prompts as they would be sent."""
+    from workbench.stages.estimate import estimated
+
+    for line in estimated(registry.load(name), config):
+        print(line)
+
+
+def list_models() -> None:
+    for model in models.CATALOGUE.values():
+        here = models.locate(model.name)
+        print(f"{model.name:30} {model.size_bytes / 1e6:7.0f} MB  {model.licence:12} {here or 'not fetched'}")
+        print(f"{'':30} {model.role}")
+
+
+def fetch(name: str) -> Path:
+    """Fetch with a line of progress on a terminal."""
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - last > 0.5:
+            last = now
+            print(f"\r{name}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", end="", file=sys.stderr, flush=True)
+
+    path = models.fetch(name, progress=progress)
+    if last:
+        print(file=sys.stderr)
+    return path

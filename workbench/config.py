@@ -1,0 +1,169 @@
+"""All settings, as frozen models. What a stage is given decides its key; `Runtime` is outside of every key.
+
+Order of precedence: profile, then `--config FILE` (TOML), then `--set section.key=value`.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from workbench.errors import ConfigError
+from workbench.students.settings import TrainConfig
+from workbench.types import Frozen
+
+ShotsMode = Literal["auto", "fixed", "nearest", "group"]
+
+
+class TeacherConfig(Frozen):
+    """`model` is a catalogue name, a GGUF file, `hf:` and a transformers model, or with `base_url` the name a server knows."""
+
+    model: str = "qwen2.5-coder-1.5b-instruct"
+    base_url: str = ""
+    key_env: str = "OPENAI_API_KEY"
+    licence: str = ""
+    constrained: bool = True  # ask for JSON-schema-constrained decoding
+    max_tokens: int = Field(256, ge=1)  # of an answer
+
+
+class ShotsConfig(Frozen):
+    """`auto` measures the modes on `rows` dev rows and keeps the best; the seed rows are the shots."""
+
+    mode: ShotsMode = "auto"
+    rows: int = Field(40, ge=1)
+    fixed_per_group: int = Field(2, ge=1)
+    nearest: int = Field(10, ge=1)
+
+
+class SampleConfig(Frozen):
+    """How much to ask of the teacher. Budgets count every call the shard rests on, paid now or found in the ledger."""
+
+    inverse: int = Field(600, ge=0)
+    forward: int = Field(0, ge=0)
+    values_per_slot: int = Field(30, ge=0)
+    candidates: int = Field(2, ge=1)  # at most so many tries for one example
+    temperature: float = Field(0.9, ge=0, le=2)
+    max_calls: int = Field(4000, ge=1)
+    max_tokens: int = Field(4_000_000, ge=1)
+    max_minutes: float = Field(30.0, gt=0)
+    hopeless_after: int = Field(60, ge=1)
+    hopeless_yield: float = Field(0.05, ge=0, le=1)
+    seed: int = 0
+
+
+class SelectConfig(Frozen):
+    recombine: int = Field(1500, ge=0)
+    seed_repeats: int = Field(3, ge=1)
+    near_duplicate: float = Field(0.9, gt=0, le=1)  # Jaccard similarity of character 4-grams
+    leak: float = Field(0.8, gt=0, le=1)
+    seed: int = 0
+
+
+class StudentConfig(Frozen):
+    model: str = "smollm2-135m-instruct"
+    max_tokens: int = Field(256, ge=1)  # of an answer
+
+
+class ExportConfig(Frozen):
+    """The smallest file within `max_drop` points of the unquantized dev score ships, if it is within `max_ratio` of the
+    teacher's file size; where none is, the best one within that size."""
+
+    quants: tuple[str, ...] = ("Q8_0", "Q5_1", "Q5_0", "Q4_K_M", "Q4_0")
+    max_drop: float = Field(2.0, ge=0)
+    max_ratio: float = Field(0.1, gt=0)
+    importance: bool = True
+
+
+class EvaluateConfig(Frozen):
+    rows: int = Field(0, ge=0)  # 0: all test rows
+    base_rows: int = Field(60, ge=0)  # the untrained student is far off: a part of the rows shows it
+    timed: int = Field(15, ge=1)
+    bootstrap: int = Field(2000, ge=100)
+
+
+class Runtime(BaseModel, frozen=True, extra="forbid"):
+    """How, not what: nothing here can change a result, so nothing here is in a key."""
+
+    threads: int = 0  # 0: all cores
+    slots: int = 4
+    concurrency: int = 8
+    timeout_s: float = 120.0
+    attempts: int = 5
+
+
+class Config(Frozen):
+    profile: str = "quick"
+    teacher: TeacherConfig = TeacherConfig()
+    shots: ShotsConfig = ShotsConfig()
+    sample: SampleConfig = SampleConfig()
+    select: SelectConfig = SelectConfig()
+    student: StudentConfig = StudentConfig()
+    train: TrainConfig = TrainConfig()
+    export: ExportConfig = ExportConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    runtime: Runtime = Runtime()
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "quick": {
+        "shots": {"mode": "group"},
+        "sample": {"inverse": 120, "values_per_slot": 20, "max_minutes": 4.0},
+        "select": {"recombine": 500},
+        "train": {"max_minutes": 4.5},
+        "export": {"quants": ["Q8_0", "Q5_0", "Q4_0"]},
+        "evaluate": {"rows": 60, "base_rows": 20, "timed": 9},
+    },
+    "full": {},
+}
+
+
+def load_config(
+    profile: str = "quick", file: Path | None = None, sets: tuple[str, ...] = (), **sections: dict[str, Any]
+) -> Config:
+    """Profile, file and `key=value` settings, merged and checked. Raises ConfigError naming the setting at fault."""
+    if profile not in PROFILES:
+        raise ConfigError(f"no profile is called {profile!r}", f"profiles: {', '.join(PROFILES)}")
+    merged: dict[str, Any] = {"profile": profile}
+    _merge(merged, PROFILES[profile])
+    if file is not None:
+        _merge(merged, _toml(file))
+    for item in sets:
+        _merge(merged, _setting(item))
+    _merge(merged, sections)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{place}: {first['msg']}", "`workbench run --help` names the settings") from None
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config file {file}", "give an existing TOML file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: {error}", "mend the TOML") from None
+
+
+def _setting(item: str) -> dict[str, Any]:
+    key, sign, raw = item.partition("=")
+    if not sign:
+        raise ConfigError(f"--set {item}: no `=`", "write --set section.key=value, as in --set train.lr=0.0005")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw  # a bare word is text
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _merge(into: dict[str, Any], more: dict[str, Any]) -> None:
+    for key, value in more.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = dict(value) if isinstance(value, dict) else value

@@ -1,0 +1,36 @@
+"""Near duplicates by MinHash over character 4-grams (datasketch): within the shard, and against dev and test (leakage)."""
+
+from typing import Any
+
+from workbench.outputs.base import fold
+
+PERMUTATIONS = 64  # standard error of the similarity about 1 / sqrt(64) = 0.12; the bar is set with that in mind
+
+
+class NearDuplicates:
+    """A growing set of texts; `like` names one already in it that is at least `threshold` similar, or None."""
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHashLSH
+
+        self._index: Any = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+        self._names: set[str] = set()
+
+    def like(self, text: str) -> str | None:
+        found = self._index.query(_minhash(text))
+        return min(found) if found else None
+
+    def add(self, name: str, text: str) -> None:
+        if name not in self._names:
+            self._index.insert(name, _minhash(text))
+            self._names.add(name)
+
+
+def _minhash(text: str) -> Any:
+    from datasketch import MinHash
+
+    folded = f" {fold(text)} "
+    grams = {folded[i : i + 4].encode() for i in range(max(1, len(folded) - 3))}
+    made = MinHash(num_perm=PERMUTATIONS, seed=1)
+    made.update_batch(sorted(grams))
+    return made

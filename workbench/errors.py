@@ -1,0 +1,68 @@
+"""Every error a user can meet, named by the boundary that broke.
+
+    WorkbenchError
+    ├── TaskError        a task file: not found, does not import, does not declare what it must
+    ├── DataError        a data row does not fit the task's schema
+    ├── ConfigError      an option or a config file
+    ├── TeacherError     a teacher said no, or nothing; see `kind`
+    ├── ModelError       a model could not be fetched or is not the file it should be
+    ├── StudentError     a student cannot be loaded or trained
+    ├── EdgeError        conversion, quantization or llama.cpp
+    ├── StoreError       the disk: full, torn, not ours
+    └── LockedError      another run is at work in the same place
+
+Each carries `hint`: the next thing to type or to change.
+"""
+
+from typing import Literal
+
+TeacherKind = Literal["auth", "refused", "rate", "timeout", "server", "network", "bad_reply", "budget"]
+
+
+class WorkbenchError(Exception):
+    """Base of all errors that are told to the user without a traceback."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class TaskError(WorkbenchError):
+    pass
+
+
+class DataError(WorkbenchError):
+    pass
+
+
+class ConfigError(WorkbenchError):
+    pass
+
+
+class TeacherError(WorkbenchError):
+    """A call to a teacher failed. `kind` says how, `fatal` whether asking anything else of it is pointless."""
+
+    def __init__(self, message: str, hint: str = "", *, kind: TeacherKind, fatal: bool = False) -> None:
+        super().__init__(message, hint)
+        self.kind: TeacherKind = kind
+        self.fatal = fatal
+
+
+class ModelError(WorkbenchError):
+    pass
+
+
+class StudentError(WorkbenchError):
+    pass
+
+
+class EdgeError(WorkbenchError):
+    pass
+
+
+class StoreError(WorkbenchError):
+    pass
+
+
+class LockedError(WorkbenchError):
+    pass

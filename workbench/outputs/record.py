@@ -1,0 +1,104 @@
+"""Extraction and routing: an answer is one typed record, `{"queue": "billing", "order_number": null, ...}`.
+
+Fields named in `ignore` (free text such as a summary) are written last and are no part of exact match.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from workbench.outputs.base import (
+    ParseError,
+    Slot,
+    Tally,
+    compact,
+    fold,
+    kind_of,
+    read_json,
+    replaced,
+    short_type,
+    validated,
+)
+
+
+class Record:
+    """One record of `model`; `ignore` names the fields that are not scored, `group_by` the field rows are grouped by."""
+
+    metrics = ("exact", "field_accuracy")
+
+    def __init__(self, model: type[BaseModel], *, ignore: Sequence[str] = (), group_by: str | None = None) -> None:
+        self.model = model
+        self.ignore = tuple(ignore)
+        self.scored = tuple(name for name in model.model_fields if name not in self.ignore)
+        self.group_by = group_by or self.scored[0]
+        self._kinds = {name: kind_of(spec) for name, spec in self.schema()["properties"].items()}
+
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the record, every field required, the scored fields first."""
+        schema = self.model.model_json_schema()
+        order = [*self.scored, *self.ignore]
+        properties = {name: _untitled(schema["properties"][name]) for name in order}
+        extra = {"$defs": schema["$defs"]} if "$defs" in schema else {}
+        return {"type": "object", "properties": properties, "required": order, "additionalProperties": False, **extra}
+
+    def describe(self) -> str:
+        """One line a field: `queue: billing|delivery  What has to be done.`"""
+        schema = self.schema()["properties"]
+        lines = []
+        for name, field in self.model.model_fields.items():
+            null = any(option.get("type") == "null" for option in schema[name].get("anyOf", []))
+            note = f"  {field.description}" if field.description else ""
+            lines.append(f"{name}: {short_type(schema[name])}{' or null' if null else ''}{note}")
+        return "\n".join(lines)
+
+    def parse(self, text: str) -> Any:
+        return self.canonical(read_json(text))
+
+    def canonical(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ParseError("schema", "the answer is not a record")
+        extra = sorted(set(value) - set(self.model.model_fields))
+        if extra:
+            raise ParseError("schema", f"no field is called {extra[0]!r}")
+        full = validated(self.model, value, "")
+        return {name: full[name] for name in (*self.scored, *self.ignore)}
+
+    def dump(self, value: Any) -> str:
+        return compact(value)
+
+    def scored_chars(self, value: Any) -> int | None:
+        if not self.ignore:
+            return None
+        return len(compact({name: value[name] for name in self.scored})) - 1
+
+    def group(self, value: Any) -> str:
+        return str(value[self.group_by])
+
+    def slots(self, value: Any) -> list[Slot]:
+        return [
+            Slot((name,), name, value[name], self._kinds[name]) for name in self.scored if value[name] is not None
+        ]
+
+    def replace(self, value: Any, path: tuple[str | int, ...], new: Any) -> Any:
+        return replaced(value, path, new)
+
+    def join(self, a: Any, b: Any) -> Any | None:
+        return None
+
+    def same(self, a: Any, b: Any) -> bool:
+        return all(fold(a[name]) == fold(b[name]) for name in self.scored)
+
+    def tally(self, value: Any, target: Any) -> dict[str, Tally]:
+        """Exact match over the scored fields, and the share of scored fields that are right."""
+        if value is None:
+            return {"exact": (0.0, 1.0), "field_accuracy": (0.0, float(len(self.scored)))}
+        right = sum(fold(value[name]) == fold(target[name]) for name in self.scored)
+        return {
+            "exact": (float(right == len(self.scored)), 1.0),
+            "field_accuracy": (float(right), float(len(self.scored))),
+        }
+
+
+def _untitled(spec: dict[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in spec.items() if key not in ("title", "default", "description")}

@@ -1,0 +1,124 @@
+"""Finds tasks: by path, in the `workbench.tasks` package, in the entry-point group `workbench.tasks`.
+
+Listing reads the syntax tree only, so that one broken file hides no other and nothing is run to be listed.
+"""
+
+import ast
+import difflib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import NamedTuple
+
+from workbench.errors import TaskError
+from workbench.task import Task
+
+GROUP = "workbench.tasks"
+
+
+class Found(NamedTuple):
+    """Where a task lies, known without importing it."""
+
+    name: str
+    title: str
+    file: Path
+
+
+def builtin_folder() -> Path:
+    spec = importlib.util.find_spec("workbench.tasks")
+    if spec is None or not spec.submodule_search_locations:
+        raise TaskError("the package workbench.tasks is not installed", "reinstall the workbench")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def available() -> list[Found]:
+    """All tasks that can be named, the built-in ones first."""
+    found = [item for file in sorted(builtin_folder().glob("*.py")) for item in in_file(file)]
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        spec = importlib.util.find_spec(point.module)
+        if spec is None or spec.origin is None:
+            raise TaskError(
+                f"entry point {point.name!r} names {point.module}, which is not there", "reinstall its package"
+            )
+        found += [item for item in in_file(Path(spec.origin)) if item.name == point.attr]
+    return found
+
+
+def in_file(file: Path) -> Iterator[Found]:
+    """The tasks a file declares, read from its syntax tree. A file that does not parse declares none."""
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and any(_is_task(item) for item in node.decorator_list):
+            title = (ast.get_docstring(node) or "").split("\n")[0]
+            yield Found(node.name, title, file)
+
+
+def _is_task(node: ast.expr) -> bool:
+    target = node.func if isinstance(node, ast.Call) else node
+    return isinstance(target, ast.Name) and target.id == "task"
+
+
+def load(name: str) -> Task:
+    """A task by name or by path to its file. Raises TaskError with the nearest names, or the file and line at fault."""
+    if name.endswith(".py") or "/" in name:
+        file = Path(name).resolve()
+        if not file.is_file():
+            raise TaskError(f"there is no task file {name}", "workbench new NAME writes one")
+        found = list(in_file(file))
+        if not found:
+            _import(file)  # a syntax error is told with its line
+            raise TaskError(f"{name} declares no task", "decorate a function with @task() that returns a Task")
+        return _make(found[0])
+    known = {item.name: item for item in available()}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        raise TaskError(
+            f"no task is called {name!r}",
+            f"did you mean {' or '.join(near)}? `workbench list` shows all" if near else "`workbench list` shows all",
+        )
+    return _make(known[name])
+
+
+def _make(found: Found) -> Task:
+    module = _import(found.file)
+    factory = getattr(module, found.name)
+    try:
+        made = factory()
+    except Exception as error:
+        raise TaskError(_where(error, found.file), "mend the task file, then `workbench check`") from error
+    if not isinstance(made, Task):
+        raise TaskError(f"{found.file}: {found.name}() returned {type(made).__name__}", "return a workbench.Task")
+    return replace(made, name=found.name, title=found.title, version=factory.__workbench_task__, file=found.file)
+
+
+def _import(file: Path) -> object:
+    package_file = file.parent == builtin_folder()
+    name = f"workbench.tasks.{file.stem}" if package_file else f"workbench_task_{file.stem}"
+    if package_file and name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise TaskError(f"{file} cannot be imported", "a task file ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise TaskError(_where(error, file), "mend the task file, then `workbench check`") from error
+    return module
+
+
+def _where(error: Exception, file: Path) -> str:
+    """`file, line N: what happened`, the deepest line that lies in the task file itself."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    return f"{file}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}"

@@ -1,0 +1,234 @@
+"""A finished run -> what its report shows. Reads the stages' artifacts; computes nothing that a stage did not measure."""
+
+import os
+import platform
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from workbench.config import Config
+from workbench.models import CATALOGUE
+from workbench.report import model as m
+from workbench.report.html import render_html
+from workbench.report.markdown import render_card, render_markdown
+from workbench.runs import Lock
+from workbench.stages.context import read_json, read_jsonl
+from workbench.stages.evaluate import Given
+from workbench.stages.sample import Judgement
+from workbench.stages.shots import parsed
+from workbench.task import Task
+from workbench.types import Example, Row
+
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "cyllama", "dspy", "openai")
+MISTAKES = 12
+CASES = 3
+
+
+def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Report:
+    """The report of one run. Raises FileNotFoundError where an artifact was deleted since."""
+    art = {entry.stage: Path(entry.path) for entry in lock.stages}
+    results = read_json(art["evaluate"] / "results.json")
+    funnel = read_json(art["sample"] / "funnel.json")
+    rows = list(read_jsonl(art["select"] / "rows.jsonl", Row))
+    judged = list(read_jsonl(art["sample"] / "candidates.jsonl", Judgement))
+    shots = read_json(art["shots"] / "shots.json")
+    teacher_known, student_known = CATALOGUE.get(config.teacher.model), CATALOGUE.get(config.student.model)
+    student_licence = student_known.licence if student_known else "see the model's own card"
+    return m.Report(
+        task=task.name,
+        title=task.title,
+        created=datetime.now(UTC),
+        command=lock.command,
+        profile=config.profile,
+        machine=m.Machine(cpu=_cpu(), cores=os.cpu_count() or 1),
+        versions=_versions(),
+        metrics=tuple(results["metrics"]),
+        entrants=tuple(_entrant(item) for item in results["entrants"]),
+        versus=_versus(results),
+        funnel=_funnel(funnel, read_json(art["select"] / "funnel.json")),
+        rejections=_rejections(judged),
+        train_curve=_train_curve(art["train"]),
+        dev_curve=_dev_curve(art["train"]),
+        quants=_quants(read_json(art["export"] / "export.json")),
+        mistakes=_mistakes(task, results, art),
+        teacher=m.Teacher(
+            name=config.teacher.model,
+            licence=config.teacher.licence or (teacher_known.licence if teacher_known else "unknown"),
+            shots=shots["mode"],
+            calls=funnel.get("calls", 0),
+            tokens=funnel.get("tokens", 0),
+        ),
+        student=m.Student(name=config.student.model, licence=student_licence),
+        sources=tuple(m.Source(name=k, rows=v) for k, v in Counter(row.source for row in rows).items()),
+        caveats=_caveats(config, results, funnel),
+        expert=m.Expert(path=str(folder / "expert"), grammar="grammar.gbnf", prompt=rows[0].prompt),
+    )
+
+
+def write_report(report: m.Report, folder: Path) -> None:
+    """report.html, report.md, and the card into the expert's folder."""
+    (folder / "report.html").write_text(render_html(report), encoding="utf-8")
+    (folder / "report.md").write_text(render_markdown(report), encoding="utf-8")
+    (folder / "expert" / "README.md").write_text(render_card(report), encoding="utf-8")
+
+
+def _entrant(item: dict[str, Any]) -> m.Entrant:
+    note = f"{item['unanswered']} rows not answered" if item.get("unanswered") else ""
+    return m.Entrant(
+        key=item["key"],
+        label=item["label"],
+        rows=item["rows"],
+        scores={name: m.Score(**score) for name, score in item["scores"].items()},
+        file_bytes=item.get("file_bytes"),
+        prompt_tokens=item["prompt_tokens"],
+        seconds=item.get("seconds"),
+        shipped=item.get("shipped", False),
+        note=note,
+    )
+
+
+def _versus(results: dict[str, Any]) -> m.Versus:
+    paired = results["versus_teacher"]
+    p, ours, theirs = paired["p"], paired["only_a"], paired["only_b"]
+    if p < 0.05:
+        said = "better" if ours > theirs else "worse"
+        sentence = f"The shipped file is {said} than the teacher: right alone on {ours} rows, the teacher on {theirs}."
+    else:
+        sentence = f"No difference is shown: the shipped file is right alone on {ours} rows, the teacher on {theirs}."
+    return m.Versus(
+        both_right=paired["both"],
+        only_shipped=ours,
+        only_teacher=theirs,
+        both_wrong=paired["neither"],
+        p_value=p,
+        sentence=sentence,
+    )
+
+
+def _funnel(sample: dict[str, Any], select: dict[str, Any]) -> tuple[m.Step, ...]:
+    steps = [
+        ("wishes", sample["wishes"]),
+        ("candidates", sample.get("candidates", 0)),
+        ("passed the validators", sample.get("passed", 0)),
+        ("kept from the teacher", select["from the teacher"]),
+        ("recombined rows added", select["recombined"]),
+        ("rows in the shard", select["rows"]),
+    ]
+    return tuple(m.Step(label=label, count=count) for label, count in steps)
+
+
+def _rejections(judged: list[Judgement]) -> tuple[m.Rejection, ...]:
+    by: dict[tuple[str, str], list[tuple[Judgement, str]]] = defaultdict(list)
+    for item in judged:
+        for check in item.verdict.checks:
+            if check.outcome != "pass":
+                by[check.validator, check.outcome].append((item, check.reason))
+    return tuple(
+        m.Rejection(
+            validator=name,
+            kind="fail" if outcome == "fail" else "error",
+            count=len(items),
+            share=100 * len(items) / len(judged),
+            cases=tuple(
+                m.Case(input=_text(item.candidate.example), text=item.candidate.text, reason=reason)
+                for item, reason in items[:CASES]
+            ),
+        )
+        for (name, outcome), items in sorted(by.items(), key=lambda pair: -len(pair[1]))
+    )
+
+
+def _history(train: Path) -> list[dict[str, Any]]:
+    import json
+
+    path = train / "history.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _train_curve(train: Path) -> tuple[m.TrainPoint, ...]:
+    return tuple(
+        m.TrainPoint(step=line["step"], tokens=line["tokens"], loss=line["loss"])
+        for line in _history(train)
+        if line.get("loss") is not None
+    )
+
+
+def _dev_curve(train: Path) -> tuple[m.DevPoint, ...]:
+    best = read_json(train / "summary.json")["best_step"]
+    return tuple(
+        m.DevPoint(step=line["step"], exact=100 * line["dev_exact"], loss=line["dev_loss"], chosen=line["step"] == best)
+        for line in _history(train)
+        if line.get("dev_exact") is not None
+    )
+
+
+def _quants(export: dict[str, Any]) -> tuple[m.Quant, ...]:
+    return tuple(
+        m.Quant(name=f["name"], bytes=f["size_bytes"], dev_exact=f["dev_exact"], chosen=f["chosen"], note=f["note"])
+        for f in export["files"]
+    )
+
+
+def _mistakes(task: Task, results: dict[str, Any], art: dict[str, Path]) -> tuple[m.Mistake, ...]:
+    """Rows the shipped file got wrong; those that the teacher got right come first."""
+    given: dict[str, dict[str, str]] = defaultdict(dict)
+    for item in read_jsonl(art["evaluate"] / "answers.jsonl", Given):
+        given[item.example][item.entrant] = item.text
+    examples = {e.id: e for e in read_jsonl(art["examples"] / "examples.jsonl", Example)}
+
+    def right(text: str | None, target: Any) -> bool:
+        return text is not None and task.output.tally(parsed(task.output, text), target)["exact"][0] == 1.0
+
+    found = []
+    for key, texts in given.items():
+        example, shipped = examples[key], texts.get(results["chosen"])
+        if shipped is None or right(shipped, example.target):
+            continue
+        found.append(
+            m.Mistake(
+                input=_text(example),
+                target=task.output.dump(example.target),
+                shipped=shipped,
+                teacher=texts.get("teacher"),
+                teacher_right=right(texts.get("teacher"), example.target),
+            )
+        )
+    return tuple(sorted(found, key=lambda mistake: not mistake.teacher_right)[:MISTAKES])
+
+
+def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any]) -> tuple[str, ...]:
+    told = []
+    if config.evaluate.rows:
+        told.append(f"Scored on {config.evaluate.rows} test rows, not on all of them.")
+    base = next((item for item in results["entrants"] if item["key"] == "base"), None)
+    shipped = next(item for item in results["entrants"] if item.get("shipped"))
+    if base and base["rows"] < shipped["rows"]:
+        told.append(f"The base student was scored on the first {base['rows']} rows only.")
+    if funnel["stopped"] != "enough":
+        told.append(f"Sampling stopped early: {funnel['stopped']}.")
+    return tuple(told)
+
+
+def _text(example: Example) -> str:
+    return "\n".join(str(value) for value in example.input.values() if value is not None)
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,175 @@
+"""A run's folder: what was asked, what each stage made, and the report.
+
+    runs/<task>/<UTC time>-<short key>/    config.toml (re-runnable), lock.json, events.jsonl, report.html, report.md, expert/
+    runs/<task>/latest                     repointed when a run has ended well
+"""
+
+import json
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from workbench.config import Config
+from workbench.digest import digest
+from workbench.errors import StoreError
+from workbench.pipeline import Done
+
+
+class Entry(BaseModel):
+    """One stage in lock.json."""
+
+    stage: str
+    key: str
+    path: str
+    digest: str
+    ran: bool
+    made_of: dict[str, Any]
+    facts: dict[str, Any] = {}
+
+
+class Lock(BaseModel):
+    """lock.json: what the run was made of, stage by stage."""
+
+    task: str
+    file: str
+    version: int
+    command: str
+    started: str
+    ended: str = ""
+    stages: list[Entry] = []
+
+    def entry(self, stage: str) -> Entry | None:
+        return next((entry for entry in self.stages if entry.stage == stage), None)
+
+
+class RunFolder:
+    """Made at the start of a run; every stage that ends is written down at once."""
+
+    def __init__(self, project: Path, task: str, file: Path, version: int, config: Config, command: str) -> None:
+        import tomli_w
+
+        now = datetime.now(UTC)
+        short = digest(config)[:6]
+        self.path = project / "runs" / task / f"{now:%Y%m%dT%H%M%SZ}-{short}"
+        self.lock = Lock(
+            task=task, file=str(file), version=version, command=command, started=now.isoformat(timespec="seconds")
+        )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.toml").write_text(tomli_w.dumps(_no_none(config.model_dump(mode="json"))))
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written: {error}", "make room, or run elsewhere") from error
+        self._save()
+
+    def say(self, text: str) -> None:
+        """A line for events.jsonl."""
+        event = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "text": text}
+        with (self.path / "events.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(event, ensure_ascii=False) + "\n")
+
+    def done(self, done: Done) -> None:
+        if done.artifact is None:
+            return
+        self.lock.stages.append(
+            Entry(
+                stage=done.stage.name,
+                key=done.key,
+                path=str(done.artifact.path),
+                digest=done.artifact.digest,
+                ran=done.ran,
+                made_of=done.made_of,
+            )
+        )
+        self._save()
+
+    def close(self) -> None:
+        """Marks the end, copies the expert out of the store and repoints `latest`."""
+        self.lock.ended = datetime.now(UTC).isoformat(timespec="seconds")
+        self._save()
+        export = self.lock.entry("export")
+        if export is not None:
+            _link_tree(Path(export.path) / "expert", self.path / "expert")
+        pointer = self.path.parent / "latest"
+        fresh = pointer.with_name(f".latest.{os.getpid()}")
+        fresh.symlink_to(self.path.name)
+        fresh.replace(pointer)
+
+    def _save(self) -> None:
+        part = self.path / ".lock.json.part"
+        part.write_text(self.lock.model_dump_json(indent=1), encoding="utf-8")
+        part.replace(self.path / "lock.json")
+
+
+def find_run(project: Path, name: str) -> Path:
+    """A run by path, by task name (its latest), or by folder name. Raises StoreError naming what there is."""
+    for path in (Path(name), project / "runs" / name / "latest", *project.glob(f"runs/*/{name}")):
+        if (path / "lock.json").is_file():
+            return path.resolve()
+    known = sorted(path.parent.name for path in project.glob("runs/*/latest"))
+    raise StoreError(
+        f"there is no run {name!r} in {project}",
+        f"tasks with a finished run: {', '.join(known)}" if known else "make one with `workbench run TASK`",
+    )
+
+
+def read_lock(run: Path) -> Lock:
+    return Lock.model_validate_json((run / "lock.json").read_text(encoding="utf-8"))
+
+
+def why(project: Path, run: Path, stage: str) -> str:
+    """One sentence: why the stage ran or was skipped, against the run of the same task before it."""
+    lock = read_lock(run)
+    entry = lock.entry(stage)
+    if entry is None:
+        names = ", ".join(item.stage for item in lock.stages)
+        raise StoreError(f"{stage!r} is no stage of this run", f"its stages: {names}")
+    if not entry.ran:
+        return f"{stage} was skipped: nothing it rests on has changed (key {entry.key[:8]})."
+    before = [path for path in sorted(run.parent.glob("*Z-*")) if path.name < run.name]
+    earlier = next((e for path in reversed(before) if (e := read_lock(path).entry(stage)) is not None), None)
+    if earlier is None:
+        return f"{stage} ran because no run before had got this far."
+    if earlier.key == entry.key:
+        return f"{stage} ran because it was forced, or its artifact was gone: nothing it rests on has changed."
+    return f"{stage} ran because {'; '.join(_changes(earlier.made_of, entry.made_of)) or 'its version changed'}."
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    found = [
+        f"{section}.{key}: {was!r} -> {now!r}"
+        for section, values in new["config"].items()
+        for key, now in values.items()
+        if (was := old["config"].get(section, {}).get(key)) != now
+    ]
+    found += [f"`{name}` changed" for name, value in new["inputs"].items() if old["inputs"].get(name) != value]
+    if old["code"] != new["code"]:
+        found.append("the task's file, data or validators changed")
+    found += [
+        f"{name} {old['environment'].get(name)} -> {value}"
+        for name, value in new["environment"].items()
+        if old["environment"].get(name) != value
+    ]
+    return found
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """A copy that shares the bytes where the file system can."""
+
+    def link(a: str, b: str) -> None:
+        try:
+            os.link(a, b)
+        except OSError:
+            shutil.copyfile(a, b)
+
+    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=False)
+
+
+def _no_none(value: Any) -> Any:
+    """TOML has no null: what is None is left out."""
+    if isinstance(value, dict):
+        return {key: _no_none(item) for key, item in value.items() if item is not None}
+    return value

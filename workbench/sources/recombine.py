@@ -1,0 +1,121 @@
+"""New rows from old ones without a call: exchange values, say two wishes in one breath, spell otherwise.
+
+Right by construction where a value stands in the text exactly once; a row where it does not keeps that value.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from workbench.outputs import Output
+from workbench.outputs.base import replaced
+from workbench.sources.values import Pools, drawn, number_span, spans
+from workbench.task import Task
+from workbench.types import Example
+
+JOINTS = (" and ", " then ", ", ", ". ", " and then ", ", also ", " and also ", ". oh and ", ", and ", " plus ")
+KEYS = "qwertyuiopasdfghjklzxcvbnm"
+
+
+def recombine(
+    task: Task, rows: Sequence[Example], pools: Pools, count: int, seed: int, *, join_share: float = 0.25
+) -> list[Example]:
+    """Up to `count` new examples with targets, none equal to another. `rows` need targets; the longest text field is varied."""
+    rng = random.Random(seed)
+    made: dict[str, Example] = {}
+    known = {row.id for row in rows}
+    for _ in range(count * 4):
+        if len(made) >= count:
+            break
+        input_, target = _vary(task.output, rng.choice(rows), pools, rng)
+        if rng.random() < join_share:
+            other_input, other_target = _vary(task.output, rng.choice(rows), pools, rng)
+            joined = task.output.join(target, other_target)
+            if joined is not None:
+                input_ = _joined(input_, other_input, rng)
+                target = joined
+        input_, target = _respelled(task.output, input_, target, rng)
+        example = task.example(input_, split="new", target=target, source="recombine")
+        if example.id not in known:
+            made.setdefault(example.id, example)
+    return list(made.values())
+
+
+def main_field(input_: dict[str, Any]) -> str:
+    return max((name for name, value in input_.items() if isinstance(value, str)), key=lambda name: len(input_[name]))
+
+
+def _vary(output: Output, row: Example, pools: Pools, rng: random.Random) -> tuple[dict[str, Any], Any]:
+    """One row with values exchanged in text and answer alike."""
+    field = main_field(row.input)
+    text, target = str(row.input[field]), row.target
+    for slot in output.slots(target):
+        if rng.random() > 0.75:
+            continue
+        new = drawn(slot, pools, rng)
+        if new is None:
+            continue
+        if slot.kind == "text":
+            found = spans(slot.value, text)
+            if len(found) != 1:
+                continue
+            new = _cased(new, text)
+            start, end = found[0]
+            text = text[:start] + new + text[end:]
+            target = _everywhere(output, output.replace(target, slot.path, new), slot.value, new)
+        else:
+            place = number_span(slot.value, text)
+            if place is None:
+                continue
+            (start, end), digits = place
+            spelled = str(new) if digits else _words(new)
+            text = text[:start] + spelled + text[end:]
+            target = output.replace(target, slot.path, new)
+    return {**row.input, field: text}, target
+
+
+def _everywhere(output: Output, answer: Any, old: str, new: str) -> Any:
+    """Free text of a record (a summary) names the value too: exchange it there as well."""
+    if not isinstance(answer, dict):
+        return answer
+    scored = {slot.path[0] for slot in output.slots(answer)}
+    for key, value in answer.items():
+        if isinstance(value, str) and key not in scored and len(found := spans(old, value)) == 1:
+            start, end = found[0]
+            answer = replaced(answer, (key,), value[:start] + new + value[end:])
+    return answer
+
+
+def _joined(a: dict[str, Any], b: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    field = main_field(a)
+    first, second = str(a[field]), str(b[main_field(b)])
+    joint = rng.choice(JOINTS)
+    return {**a, field: first.rstrip(" .!?,") + joint + second}
+
+
+def _respelled(output: Output, input_: dict[str, Any], target: Any, rng: random.Random) -> tuple[dict[str, Any], Any]:
+    """Sometimes all in lower case, sometimes a slip of the finger outside of the values."""
+    field = main_field(input_)
+    text = str(input_[field])
+    if rng.random() < 0.3:
+        text = text.lower()
+        for slot in output.slots(target):
+            if slot.kind == "text" and spans(slot.value, text):
+                target = output.replace(target, slot.path, slot.value.lower())
+    if rng.random() < 0.15:
+        taken = [span for slot in output.slots(target) if slot.kind != "choice" for span in spans(str(slot.value), text)]
+        free = [i for i, ch in enumerate(text) if ch.isalpha() and not any(a <= i < b for a, b in taken)]
+        if free:
+            at = rng.choice(free)
+            text = text[:at] + rng.choice(("", text[at] * 2, rng.choice(KEYS))) + text[at + 1 :]
+    return {**input_, field: text}, target
+
+
+def _cased(value: str, text: str) -> str:
+    return value.lower() if text == text.lower() else value
+
+
+def _words(value: int) -> str:
+    from num2words import num2words
+
+    return str(num2words(value)).replace("-", " ")

@@ -1,0 +1,94 @@
+"""What the teacher is told when it writes: new answers in the manner of the seeds, and inputs that ask for an answer."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from workbench.outputs import ParseError
+from workbench.task import Task
+from workbench.teachers.prompts import Program, by_group, input_text
+from workbench.types import Example, Message
+
+ANSWERS_A_CALL = 10
+
+
+class AnswerWriter:
+    """New answers of one group, a JSON a line, in the manner of the seeds' answers."""
+
+    def __init__(self, task: Task, seeds: Sequence[Example]) -> None:
+        self.task = task
+        self.groups = by_group(task.output, [seed for seed in seeds if task.output.slots(seed.target)])
+        self.program = Program(
+            "examples -> more",
+            f"{task.title}\nThe answers have this form:\n{task.output.describe()}\n\n"
+            "You are shown some answers. Write new ones of the same form, one JSON a line, as different from each other as "
+            "real life is: other people, places, things, words and times, from many countries and ages. "
+            "Leave optional fields out as often as the examples do. Write nothing else.",
+        )
+
+    def messages(self, group: str, rng: random.Random) -> tuple[Message, ...]:
+        seeds = list(self.groups[group])
+        rng.shuffle(seeds)
+        lines = "\n".join(self.task.output.dump(seed.target) for seed in seeds[:6])
+        return self.program.messages([], {"examples": f"{lines}\n\nWrite {ANSWERS_A_CALL} new ones."})
+
+    def read(self, text: str) -> list[Any]:
+        """The answers in a reply; lines that are none are passed over (they are counted by their absence)."""
+        answers = []
+        for line in text.splitlines():
+            start = min((at for at in (line.find("["), line.find("{")) if at >= 0), default=-1)
+            if start < 0:
+                continue
+            try:
+                answers.append(self.task.output.parse(line[start:].strip().rstrip(",")))
+            except ParseError:
+                continue
+        return answers
+
+
+class InputWriter:
+    """An answer -> the messages that ask for an input to which it is the right answer.
+
+    The shots are the seeds of the answer's group, in fixed order, so that the block is shared; the style (length, case,
+    one of the task's styles) is drawn from the seeds and stands with the answer, at the end.
+    """
+
+    def __init__(self, task: Task, seeds: Sequence[Example]) -> None:
+        self.task = task
+        self.groups = by_group(task.output, seeds)
+        self.seeds = list(seeds)
+        kind = "; ".join(task.prompt.input.model_fields)
+        self.program = Program(
+            "answer, words, style -> request",
+            f"{task.title}\n{task.prompt.instructions.strip()}\n\n{task.output.describe()}\n\n"
+            f"Here it goes backwards: you are given the answer and write the input ({kind}) that it is the right answer to, "
+            "as a real person would say it. Say all that the answer holds and nothing more. "
+            "Use the given words exactly as they are. Write the input alone.",
+        )
+
+    def messages(self, answer: Any, style: str) -> tuple[Message, ...]:
+        shots = self.groups.get(self.task.output.group(answer), [])[:8]
+        demos = [
+            {**self._fields(seed.target, measured_style(input_text(seed))), "request": input_text(seed)} for seed in shots
+        ]
+        return self.program.messages(demos, self._fields(answer, style))
+
+    def _fields(self, answer: Any, style: str) -> dict[str, str]:
+        words = ", ".join(f'"{slot.value}"' for slot in self.task.output.slots(answer) if slot.kind == "text")
+        return {"answer": self.task.output.dump(answer), "words": words, "style": style}
+
+    def style(self, rng: random.Random) -> str:
+        style = measured_style(input_text(rng.choice(self.seeds)))
+        return f"{style}, {rng.choice(self.task.styles)}" if self.task.styles and rng.random() < 0.5 else style
+
+    def read(self, text: str) -> str:
+        """The input in a reply: without the quotes or the field name that some models put around it."""
+        line = text.strip().removeprefix("request:").strip()
+        return line[1:-1] if len(line) > 1 and line[0] == line[-1] == '"' else line
+
+
+def measured_style(text: str) -> str:
+    """What can be said of a text's manner by counting: `about 8 words, lower case`."""
+    count = len(text.split())
+    rounded = count if count < 5 else 5 * round(count / 5)
+    return f"about {rounded} words, {'lower case' if text == text.lower() else 'with capitals'}"

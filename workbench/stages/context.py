@@ -1,0 +1,67 @@
+"""What a stage is given."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from workbench.config import Config
+from workbench.errors import StoreError
+from workbench.ledger import Ledger
+from workbench.task import Task
+from workbench.types import Example
+
+M = TypeVar("M", bound=BaseModel)
+Say = Callable[[str], None]
+
+
+@dataclass
+class Context:
+    """`inputs` are the folders of the artifacts this stage needs, by stage name; `out` is the folder to write to."""
+
+    task: Task
+    config: Config
+    inputs: Mapping[str, Path]
+    out: Path
+    ledger: Ledger
+    cache: Path
+    say: Say
+    run: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)  # goes into the manifest: small figures worth telling
+
+    def examples(self, split: str) -> list[Example]:
+        rows = read_jsonl(self.inputs["examples"] / "examples.jsonl", Example)
+        return [row for row in rows if row.split == split]
+
+
+def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> int:
+    """One JSON object a line; gives the number of rows. Raises StoreError on a full disk."""
+    count = 0
+    try:
+        with path.open("w", encoding="utf-8") as handle:
+            for row in rows:
+                handle.write(row.model_dump_json() + "\n")
+                count += 1
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}", "make room, then run the same command again") from error
+    return count
+
+
+def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
+    with path.open(encoding="utf-8") as handle:
+        for line in handle:
+            yield model.model_validate_json(line)
+
+
+def write_json(path: Path, value: Any) -> None:
+    try:
+        path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error}", "make room, then run the same command again") from error
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,176 @@
+"""Base, teacher, merged student and each GGUF on the same test rows, through the same runtime, by the same task."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from workbench import models
+from workbench.edge.convert import to_gguf
+from workbench.scoring import Table, mcnemar, median, shuffled, table_of
+from workbench.stages.context import Context, read_json, write_json, write_jsonl
+from workbench.stages.exam import Answer, Chat, ask_all, seconds_alone, user
+from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
+from workbench.stages.shots import asker_for, label_all, parsed
+from workbench.teachers.build import build_teacher
+from workbench.teachers.embedded import CONTEXT_TOKENS
+from workbench.teachers.prompts import Labeler
+from workbench.types import Example, Frozen
+
+
+class Given(Frozen):
+    """One line of answers.jsonl: what an entrant answered to a test row."""
+
+    entrant: str
+    example: str
+    text: str
+
+
+class Evaluation:
+    """Collects each entrant's answers and figures."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.config = context.config.evaluate
+        rows = context.examples("test")
+        self.rows = shuffled(rows, 0)[: self.config.rows] if self.config.rows else rows
+        mode = read_json(context.inputs["shots"] / "shots.json")["mode"]
+        self.labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
+        self.answers: dict[str, list[str]] = {}
+        self.entrants: list[dict[str, Any]] = []
+
+    def add(self, key: str, label: str, rows: list[Example], answers: list[Answer], **figures: Any) -> None:
+        output = self.context.task.output
+        values = [(parsed(output, answer.text), row.target) for answer, row in zip(answers, rows, strict=True)]
+        table: Table = table_of(output, values, self.config.bootstrap)
+        self.answers[key] = [answer.text for answer in answers]
+        tokens = sum(answer.prompt_tokens for answer in answers) / max(1, len(answers))
+        self.entrants.append(
+            {
+                "key": key,
+                "label": label,
+                "rows": len(rows),
+                "prompt_tokens": round(tokens, 1),
+                "scores": {name: score._asdict() for name, score in table.items()},
+                **figures,
+            }
+        )
+        self.context.say(f"evaluate: {label}: exact {table['exact'].value:.1f} on {len(rows)} test rows")
+
+    def right(self, key: str) -> list[bool]:
+        output = self.context.task.output
+        return [
+            output.tally(parsed(output, text), row.target)["exact"][0] == 1.0
+            for text, row in zip(self.answers[key], self.rows, strict=True)
+        ]
+
+    def student_chats(self, rows: list[Example]) -> list[Chat]:
+        return [user(self.context.task.student_prompt(row.input)) for row in rows]
+
+    def timed(self, gguf: Path, *, few_shot: bool) -> float:
+        """Median seconds of one request alone, over `timed` rows; the warm-up shares the prefix, not the input."""
+        rows = shuffled(self.rows, 1)[: self.config.timed]
+        if few_shot:
+            chats: list[Chat] = [self.labeler.messages(row) for row in rows]
+            warm: list[Chat] = [(*chat[:-1], user("hello")[0]) for chat in chats]
+        else:
+            chats = self.student_chats(rows)
+            warm = [user("hello") for _ in chats]
+        taken = seconds_alone(
+            gguf,
+            chats,
+            warm,
+            self.context.config.runtime,
+            max_tokens=self.context.config.student.max_tokens,
+            context=CONTEXT_TOKENS if few_shot else STUDENT_CONTEXT,
+        )
+        return round(median(taken), 4)
+
+
+def run(context: Context) -> None:
+    """Writes results.json and answers.jsonl."""
+    evaluation = Evaluation(context)
+    export = read_json(context.inputs["export"] / "export.json")
+    _base(evaluation)
+    _teacher(evaluation)
+    for file in export["files"]:
+        name, path = file["name"], context.inputs["export"] / f"{file['name']}.gguf"
+        answers = ask_all(
+            path,
+            evaluation.student_chats(evaluation.rows),
+            context.config.runtime,
+            max_tokens=context.config.student.max_tokens,
+            context=STUDENT_CONTEXT,
+        )
+        evaluation.add(
+            "merged" if name == UNQUANTIZED else name,
+            "student, unquantized" if name == UNQUANTIZED else f"student, {name}",
+            evaluation.rows,
+            answers,
+            file_bytes=file["size_bytes"],
+            seconds=evaluation.timed(path, few_shot=False) if file["chosen"] else None,
+            shipped=file["chosen"],
+        )
+    paired = mcnemar(evaluation.right(export["chosen"]), evaluation.right("teacher"))
+    write_json(
+        context.out / "results.json",
+        {
+            "metrics": list(context.task.output.metrics),
+            "entrants": evaluation.entrants,
+            "chosen": export["chosen"],
+            "versus_teacher": paired._asdict(),
+        },
+    )
+    given = [
+        Given(entrant=key, example=row.id, text=text)
+        for key, texts in evaluation.answers.items()
+        for row, text in zip(evaluation.rows, texts, strict=False)
+    ]
+    write_jsonl(context.out / "answers.jsonl", given)
+    context.facts.update(chosen=export["chosen"], p=paired.p)
+
+
+def _base(evaluation: Evaluation) -> None:
+    """The untrained student, given the teacher's own prompt: what prompting the small model would have been worth."""
+    context, rows = evaluation.context, evaluation.rows[: evaluation.config.base_rows]
+    if not rows:
+        return
+    path = models.path_or_name(context.config.student.model)
+    if path.suffix != ".gguf":
+        from workbench.students.rendering import rendering_for
+
+        path = to_gguf(path, context.out / "base.gguf", rendering_for(path).template)
+    answers = ask_all(
+        path,
+        [evaluation.labeler.messages(row) for row in rows],
+        context.config.runtime,
+        max_tokens=context.config.student.max_tokens,
+        context=CONTEXT_TOKENS,
+    )
+    evaluation.add("base", "base student, few-shot", rows, answers, file_bytes=path.stat().st_size)
+
+
+def _teacher(evaluation: Evaluation) -> None:
+    context = evaluation.context
+    replies = asyncio.run(_replies(evaluation))
+    answers = [
+        Answer(reply.text, reply.usage.prompt_tokens) if reply is not None else Answer("", 0) for reply in replies
+    ]
+    config = context.config.teacher
+    figures: dict[str, Any] = {"unanswered": sum(reply is None for reply in replies)}
+    if config.base_url or config.model.startswith("hf:"):
+        figures["seconds"] = round(median([reply.seconds for reply in replies if reply is not None]), 4)
+    else:
+        path = models.path_or_name(config.model)
+        figures.update(file_bytes=path.stat().st_size, seconds=evaluation.timed(path, few_shot=True))
+    evaluation.add("teacher", f"teacher, {evaluation.labeler.mode} shots", evaluation.rows, answers, **figures)
+
+
+async def _replies(evaluation: Evaluation) -> list[Any]:
+    context = evaluation.context
+    teacher = build_teacher(context.config.teacher, context.config.runtime)
+    try:
+        return list(
+            await label_all(asker_for(context, teacher), evaluation.labeler, evaluation.rows, context.config)
+        )
+    finally:
+        await teacher.aclose()

@@ -1,0 +1,81 @@
+"""Asking a GGUF file through llama.cpp's own server and the plain OpenAI chat API: what ships is what is asked."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from typing import NamedTuple
+
+from workbench.config import Runtime
+from workbench.edge.runtime import LlamaServer
+from workbench.types import Message
+
+Chat = Sequence[Message]
+
+
+class Answer(NamedTuple):
+    text: str
+    prompt_tokens: int
+
+
+def user(prompt: str) -> Chat:
+    """The chat a student reads: one user message."""
+    return (Message(role="user", content=prompt),)
+
+
+def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int) -> list[Answer]:
+    """Greedy answers, in the chats' order. `context` is in tokens, prompt and answer together. Raises EdgeError."""
+    with LlamaServer(gguf, slots=runtime.slots, ctx_per_slot=context, threads=threads(runtime)) as server:
+        return asyncio.run(_ask_all(server, chats, runtime.slots, max_tokens))
+
+
+async def _ask_all(server: LlamaServer, chats: Sequence[Chat], at_once: int, max_tokens: int) -> list[Answer]:
+    from openai import AsyncOpenAI
+
+    gate = asyncio.Semaphore(at_once)
+    async with AsyncOpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client:
+
+        async def one(chat: Chat) -> Answer:
+            async with gate:
+                reply = await client.chat.completions.create(
+                    model=server.alias,
+                    messages=[{"role": m.role, "content": m.content} for m in chat],  # type: ignore[misc]
+                    temperature=0,
+                    max_tokens=max_tokens,
+                )
+            return Answer(
+                reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0
+            )
+
+        return list(await asyncio.gather(*(one(chat) for chat in chats)))
+
+
+def seconds_alone(
+    gguf: Path, chats: Sequence[Chat], warm: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int
+) -> list[float]:
+    """Seconds for each chat, one at a time on an idle server. Before each, its partner in `warm` is asked, not timed:
+    it brings the shared prefix into the server's cache, as it would be in service. Raises EdgeError."""
+    from openai import OpenAI
+
+    taken = []
+    with (
+        LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=threads(runtime)) as server,
+        OpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client,
+    ):
+        for chat, before in zip(chats, warm, strict=True):
+            for timed, messages in ((False, before), (True, chat)):
+                start = monotonic()
+                client.chat.completions.create(
+                    model=server.alias,
+                    messages=[{"role": m.role, "content": m.content} for m in messages],  # type: ignore[misc]
+                    temperature=0,
+                    max_tokens=max_tokens if timed else 1,
+                )
+                if timed:
+                    taken.append(monotonic() - start)
+    return taken
+
+
+def threads(runtime: Runtime) -> int:
+    return runtime.threads or os.cpu_count() or 1

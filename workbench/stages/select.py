@@ -1,0 +1,138 @@
+"""What passed -> the shard. Recombination, duplicates, the leakage gate; every row judged, every dropped row counted."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from workbench.duplicates import NearDuplicates
+from workbench.errors import DataError
+from workbench.judge import judge_cheap
+from workbench.scoring import shuffled
+from workbench.sources.recombine import main_field, recombine
+from workbench.sources.values import pools_of
+from workbench.stages.context import Context, read_jsonl, write_json, write_jsonl
+from workbench.stages.sample import Judgement
+from workbench.types import Example, Row, Verdict
+
+
+class Proposal(NamedTuple):
+    """A row that may enter the shard."""
+
+    example: Example
+    completion: str
+    verdict: Verdict
+    call: str = ""
+    teacher: str = ""
+    licence: str = ""
+
+
+def run(context: Context) -> None:
+    """Writes rows.jsonl (the shard) and funnel.json. Raises DataError where nothing is left."""
+    config = context.config.select
+    seeds = context.examples("seed")
+    passed = [
+        Proposal(
+            item.candidate.example.model_copy(update={"target": context.task.output.parse(item.candidate.text)}),
+            item.candidate.text,
+            item.verdict,
+            item.candidate.call,
+            item.teacher,
+            item.licence,
+        )
+        for item in read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement)
+        if item.verdict.outcome == "pass"
+    ]
+    dropped: Counter[str] = Counter()
+    gate = Gate(context, config.leak, dropped)
+    human = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
+    taught = list(_distinct(gate.let_in(passed), config.near_duplicate, dropped))
+    mixed: list[Proposal] = []
+    if "recombine" in context.task.sources and config.recombine:
+        stock = [*seeds, *(proposal.example for proposal in taught)]
+        pools = pools_of(context.task.output, [example.target for example in stock])
+        # human rows are what recombination is best at: they are drawn as often as all the teacher's rows together
+        weighted = seeds * max(1, len(taught) // max(1, len(seeds))) + stock[len(seeds) :]
+        made = recombine(context.task, weighted, pools, config.recombine, config.seed)
+        mixed = list(gate.let_in([_judged(context, example) for example in made]))
+    kept = _repeated([p for p in human if _passes(p, dropped)], config.seed_repeats) + taught
+    kept += [p for p in mixed if _passes(p, dropped)]
+    if not kept:
+        raise DataError("no row is left to train on", "look at the rejections in the report, then loosen or mend")
+    rows = [_row(context, proposal) for proposal in shuffled(kept, config.seed)]
+    write_jsonl(context.out / "rows.jsonl", rows)
+    funnel = {
+        "seeds": len(human),
+        "from the teacher": len(taught),
+        "recombined": len(kept) - len(taught) - len(human) * config.seed_repeats,
+        "rows": len(rows),
+        "dropped": dict(dropped),
+    }
+    write_json(context.out / "funnel.json", funnel)
+    context.facts.update(funnel)
+    context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
+
+
+class Gate:
+    """Keeps out what is too like a dev or test input."""
+
+    def __init__(self, context: Context, threshold: float, dropped: Counter[str]) -> None:
+        self.dropped = dropped
+        self.held_out = NearDuplicates(threshold)
+        for split in ("dev", "test"):
+            for example in context.examples(split):
+                self.held_out.add(f"{split} {example.id}", text_of(example))
+
+    def let_in(self, proposals: Sequence[Proposal]) -> Iterator[Proposal]:
+        for proposal in proposals:
+            like = self.held_out.like(text_of(proposal.example))
+            if like is None:
+                yield proposal
+            else:
+                self.dropped[f"like a {like.split()[0]} row"] += 1
+
+
+def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Counter[str]) -> Iterator[Proposal]:
+    """The first of each set of near duplicates."""
+    seen = NearDuplicates(threshold)
+    for proposal in proposals:
+        text = text_of(proposal.example)
+        if seen.like(text) is None:
+            seen.add(proposal.example.id, text)
+            yield proposal
+        else:
+            dropped["near duplicate"] += 1
+
+
+def _judged(context: Context, example: Example) -> Proposal:
+    text = context.task.output.dump(example.target)
+    return Proposal(example, text, judge_cheap(context.task, example, text))
+
+
+def _passes(proposal: Proposal, dropped: Counter[str]) -> bool:
+    if proposal.verdict.outcome == "pass":
+        return True
+    dropped[f"{proposal.example.source}: {proposal.verdict.checks[-1].validator}"] += 1
+    return False
+
+
+def _repeated(proposals: Sequence[Proposal], times: int) -> list[Proposal]:
+    return [proposal for proposal in proposals for _ in range(times)]
+
+
+def _row(context: Context, proposal: Proposal) -> Row:
+    example = proposal.example
+    return Row(
+        id=example.id,
+        input=example.input,
+        prompt=context.task.student_prompt(example.input),
+        completion=context.task.output.dump(example.target),
+        source=example.source,
+        call=proposal.call,
+        teacher=proposal.teacher,
+        licence=proposal.licence,
+        verdict=proposal.verdict,
+    )
+
+
+def text_of(example: Example) -> str:
+    return str(example.input[main_field(example.input)])

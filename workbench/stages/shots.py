@@ -1,0 +1,102 @@
+"""Which few-shot block serves the teacher best: measured on dev rows, and used from then on, as the baseline to beat too."""
+
+import asyncio
+from collections.abc import Sequence
+
+from workbench.config import Config
+from workbench.errors import TeacherError
+from workbench.outputs import Output, ParseError
+from workbench.scoring import Table, table_of
+from workbench.stages.context import Context, write_json
+from workbench.teachers.asker import Asker, Limits
+from workbench.teachers.build import build_teacher
+from workbench.teachers.prompts import Labeler
+from workbench.types import Example, Reply, Request
+
+MODES = ("group", "fixed", "nearest")
+
+
+def run(context: Context) -> None:
+    """Writes shots.json: the mode kept, and each tried mode's dev score."""
+    mode = context.config.shots.mode
+    tried: dict[str, Table] = {}
+    if mode == "auto":
+        dev = context.examples("dev")[: context.config.shots.rows]
+        tried = asyncio.run(_try_all(context, dev))
+        mode = max(tried, key=lambda name: tried[name]["exact"].value)  # type: ignore[assignment]
+        context.say(f"shots: {mode} is kept: " + ", ".join(f"{k} {v['exact'].value:.1f}" for k, v in tried.items()))
+    write_json(
+        context.out / "shots.json",
+        {"mode": mode, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tried.items()}},
+    )
+    context.facts["mode"] = mode
+
+
+async def _try_all(context: Context, dev: Sequence[Example]) -> dict[str, Table]:
+    teacher = build_teacher(context.config.teacher, context.config.runtime)
+    try:
+        asker = asker_for(context, teacher)
+        tried = {}
+        for mode in MODES:
+            labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
+            replies = await label_all(asker, labeler, dev, context.config)
+            tried[mode] = score_replies(context.task.output, dev, [reply.text if reply else "" for reply in replies])
+            context.say(f"shots: {mode}: {tried[mode]['exact'].value:.1f} exact on {len(dev)} dev rows")
+        return tried
+    finally:
+        await teacher.aclose()
+
+
+def asker_for(context: Context, teacher: object, limits: Limits | None = None) -> Asker:
+    runtime = context.config.runtime
+    return Asker(
+        teacher,  # type: ignore[arg-type]
+        context.ledger,
+        limits=limits,
+        concurrency=runtime.concurrency,
+        attempts=runtime.attempts,
+        run=context.run,
+    )
+
+
+def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0) -> Request:
+    """The request for a label: greedy for k = 0, drawn at the sampling temperature for the others."""
+    return Request(
+        messages=labeler.messages(example),
+        temperature=0.0 if k == 0 else config.sample.temperature,
+        max_tokens=config.teacher.max_tokens,
+        k=k,
+        json_schema=labeler.task.output.schema() if config.teacher.constrained else None,
+        purpose="label",
+    )
+
+
+async def label_all(
+    asker: Asker, labeler: Labeler, examples: Sequence[Example], config: Config
+) -> list[Reply | None]:
+    """A greedy label for each example, None where the teacher failed. Requests go out in the order of their prefixes."""
+    requests = [label_request(labeler, example, config) for example in examples]
+    order = sorted(range(len(requests)), key=lambda i: [message.content for message in requests[i].messages])
+    replies: list[Reply | None] = [None] * len(requests)
+
+    async def one(place: int) -> None:
+        try:
+            _, replies[place] = await asker.ask(requests[place])
+        except TeacherError as error:
+            if error.fatal:
+                raise
+
+    await asyncio.gather(*(one(place) for place in order))
+    return replies
+
+
+def score_replies(output: Output, examples: Sequence[Example], texts: Sequence[str]) -> Table:
+    return table_of(output, [(parsed(output, text), example.target) for example, text in zip(examples, texts, strict=True)])
+
+
+def parsed(output: Output, text: str) -> object:
+    """The value of a reply, None where it is no answer."""
+    try:
+        return output.parse(text)
+    except ParseError:
+        return None

@@ -1,0 +1,64 @@
+"""The shard -> an adapter, through students/qlora. Goes on from its checkpoint after a kill."""
+
+import json
+from time import monotonic
+
+from workbench import models
+from workbench.stages.context import Context, read_jsonl
+from workbench.students.settings import Pair, Progress
+from workbench.task import Task
+from workbench.types import Example, Row
+
+TELL_EVERY_S = 15.0
+
+
+def run(context: Context) -> None:
+    """Writes adapter/, history.jsonl and summary.json."""
+    from workbench.students.load import prepare_base
+    from workbench.students.qlora import train
+
+    base = prepare_base(models.path_or_name(context.config.student.model), context.cache / "students")
+    rows = [
+        Pair(prompt=row.prompt, completion=row.completion)
+        for row in read_jsonl(context.inputs["select"] / "rows.jsonl", Row)
+    ]
+    train(base, rows, pairs(context.task, context.examples("dev")), context.config.train, context.out, Teller(context))
+    context.facts.update(json.loads((context.out / "summary.json").read_text()))
+
+
+def pairs(task: Task, examples: list[Example]) -> list[Pair]:
+    """Human rows as the student would have to answer them, with the number of characters that count."""
+    return [
+        Pair(
+            prompt=task.student_prompt(example.input),
+            completion=task.output.dump(example.target),
+            scored=task.output.scored_chars(example.target),
+        )
+        for example in examples
+    ]
+
+
+class Teller:
+    """A line now and then: loss, speed, time left; each look at dev at once."""
+
+    def __init__(self, context: Context) -> None:
+        self.say = context.say
+        self.last = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        now = monotonic()
+        if progress.dev_exact is None and not progress.note and now - self.last < TELL_EVERY_S:
+            return
+        self.last = now
+        parts = [f"train: step {progress.step}/{progress.total}"]
+        if progress.loss is not None:
+            parts.append(f"loss {progress.loss:.3f}")
+        if progress.tokens_per_s:
+            parts.append(f"{progress.tokens_per_s:.0f} tokens/s")
+        if progress.seconds_left is not None:
+            parts.append(f"{progress.seconds_left / 60:.1f} min left")
+        if progress.dev_exact is not None:
+            parts.append(f"dev exact {100 * progress.dev_exact:.1f}")
+        if progress.note:
+            parts.append(progress.note)
+        self.say(", ".join(parts))

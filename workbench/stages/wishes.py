@@ -1,0 +1,133 @@
+"""What to ask of the teacher: answers that want an input, inputs that want an answer."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from workbench.errors import DataError, TeacherError
+from workbench.outputs.base import fold
+from workbench.sources.values import exchanged, pools_of
+from workbench.sources.writer import ANSWERS_A_CALL, AnswerWriter, InputWriter
+from workbench.stages.context import Context
+from workbench.teachers.asker import Asker
+from workbench.types import Example, Request
+
+
+class Wish(NamedTuple):
+    """`example` wants an answer; where it is None, `answer` wants an input in the given style."""
+
+    source: str
+    example: Example | None = None
+    answer: Any = None
+    style: str = ""
+
+
+async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
+    """`sample.inverse` answers: the teacher's own new ones first, the rest by exchanging values; sorted by group, so that
+    requests with one prefix follow each other."""
+    config, output = context.config.sample, context.task.output
+    rng = random.Random(config.seed)
+    written = await _written_answers(context, asker, seeds, rng)
+    models = [*(seed.target for seed in seeds), *written]
+    pools = pools_of(output, models)
+    answers: dict[str, Any] = {}
+    for answer in written[: config.inverse // 2]:
+        answers.setdefault(output.dump(fold(answer)), answer)
+    tries = 0
+    while len(answers) < config.inverse and tries < config.inverse * 5:
+        tries += 1
+        answer = exchanged(output, rng.choice(models), pools, rng)
+        if rng.random() < 0.2:
+            other = exchanged(output, rng.choice(models), pools, rng)
+            answer = output.join(answer, other) or answer
+        key = output.dump(fold(answer)) if output.slots(answer) else f"empty {tries}"
+        answers.setdefault(key, answer)
+    writer = InputWriter(context.task, seeds)
+    wishes = [Wish("inverse", answer=answer, style=writer.style(rng)) for answer in answers.values()]
+    context.say(f"sample: {len(written)} answers written by the teacher, {len(wishes)} inputs to be written")
+    return sorted(wishes, key=lambda wish: output.group(wish.answer))
+
+
+async def _written_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:
+    """New answers by the teacher, `values_per_slot` or so a group, without doubles."""
+    config = context.config.sample
+    writer = AnswerWriter(context.task, seeds)
+    rounds = -(-config.values_per_slot // ANSWERS_A_CALL)
+    requests = [
+        Request(
+            messages=writer.messages(group, rng),
+            temperature=max(config.temperature, 0.9),
+            max_tokens=700,
+            k=k,
+            purpose="answers",
+        )
+        for group in writer.groups
+        for k in range(rounds)
+    ]
+
+    async def one(request: Request) -> list[Any]:
+        try:
+            _, reply = await asker.ask(request)
+        except TeacherError as error:
+            if error.fatal or error.kind == "budget":
+                raise
+            return []
+        return writer.read(reply.text)
+
+    found = await asyncio.gather(*(one(request) for request in requests))
+    known = {context.task.output.dump(fold(seed.target)) for seed in seeds}
+    fresh: dict[str, Any] = {}
+    for answers in found:
+        for answer in answers:
+            key = context.task.output.dump(fold(answer))
+            if key not in known:
+                fresh.setdefault(key, answer)
+    values = list(fresh.values())
+    rng.shuffle(values)
+    return values
+
+
+async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
+    """`sample.forward` new inputs: written for an answer like in `inverse`, but answered anew by the teacher."""
+    config = context.config.sample
+    rng = random.Random(config.seed + 1)
+    writer = InputWriter(context.task, seeds)
+    pools = pools_of(context.task.output, [seed.target for seed in seeds])
+    targets = [exchanged(context.task.output, rng.choice(list(seeds)).target, pools, rng) for _ in range(config.forward)]
+    field = next(iter(context.task.prompt.input.model_fields))
+
+    async def one(answer: Any, style: str, k: int) -> Wish | None:
+        request = Request(
+            messages=writer.messages(answer, style), temperature=config.temperature, max_tokens=200, k=k, purpose="write"
+        )
+        try:
+            _, reply = await asker.ask(request)
+        except TeacherError as error:
+            if error.fatal or error.kind == "budget":
+                raise
+            return None
+        text = writer.read(reply.text)
+        if not text:
+            return None
+        return Wish("forward", example=context.task.example({field: text}, split="new", source="forward"))
+
+    made = await asyncio.gather(*(one(answer, writer.style(rng), k) for k, answer in enumerate(targets)))
+    return [wish for wish in made if wish is not None]
+
+
+async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
+    """The user's own inputs, one JSON object a line in the file that the task's `corpus` names."""
+    import json
+
+    path = context.task.corpus
+    if path is None:
+        raise DataError("the task names the source `corpus` but no file", "set Task(corpus=Path(...))")
+    wishes = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            example = context.task.example(json.loads(line), split="new", source="corpus")
+        except ValueError as error:
+            raise DataError(f"{path}, row {number}: {error}", "each line is one input of the task as JSON") from None
+        wishes.append(Wish("corpus", example=example))
+    return wishes

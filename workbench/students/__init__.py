@@ -1,0 +1,16 @@
+"""Students: a base model in, a LoRA adapter out, a merged folder at the end. Path in, path out.
+
+The walk, in order (import from the modules: this one stays empty, so that nobody pays for torch by accident):
+
+    base = prepare_base(gguf_or_folder, cache)             load.py       a Hugging Face folder of plain bf16 weights
+    words = rendering_for(base)                            rendering.py  how prompts and answers become text; no torch
+    adapter = train(base, rows, dev, config, work, tell)   qlora.py      QLoRA that survives kill -9
+    folder = merge(base, adapter, out, onto="quantized")   merge.py      adapter + weights, ready for edge/
+    exact, loss = dev_exact(folder, dev)                   merge.py      greedy exact match without generating
+
+Beside it: settings.py (TrainConfig, Pair, Progress; pydantic only), batches.py (rows -> ids -> padded batches),
+losses.py (completion-only loss and the dev score), masters.py (bf16 compute, fp32 master weights), schedule.py
+(learning rate, and how many steps fit into the minutes), checkpoint.py (one file, written aside and renamed).
+
+What it does not do: train more than the LoRA matrices, use more than one GPU, generate text.
+"""

@@ -1,0 +1,89 @@
+"""Where a training run stands, in one file that is whole or absent: written aside, flushed, renamed.
+
+After kill -9 at most `checkpoint_seconds` of work is done again, and the steps come out the same: the file holds the
+fp32 weights, the optimizer, the random states, the schedule as it was fitted to the minutes, and the history.
+"""
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.errors import StudentError
+from workbench.students.losses import DevScore
+from workbench.students.masters import MasterAdamW
+from workbench.students.schedule import Schedule
+
+FORMAT = 1
+FILE = "checkpoint.pt"
+
+
+@dataclass
+class Best:
+    """The adapter that scored best on dev so far: its step (0 is before training), score and LoRA matrices."""
+
+    step: int
+    score: DevScore
+    tensors: list[torch.Tensor]
+
+
+@dataclass
+class State:
+    """`elapsed` is wall seconds over all lives of the run, `eval_seconds` those of the last look at dev; `fitted` is
+    whether `schedule` was already measured against the minutes."""
+
+    schedule: Schedule
+    step: int = 0
+    tokens: int = 0
+    elapsed: float = 0.0
+    eval_seconds: float = 0.0
+    fitted: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: Best | None = None
+
+
+def save(work: Path, fingerprint: str, state: State, optimizer: MasterAdamW) -> None:
+    """Write the checkpoint of `work`, in place of the one before."""
+    best = state.best
+    content = {
+        "format": FORMAT,
+        "fingerprint": fingerprint,
+        "plain": {key: value for key, value in vars(state).items() if key not in ("schedule", "best")},
+        "schedule": asdict(state.schedule),
+        "best": best and {"step": best.step, "score": list(best.score), "tensors": best.tensors},
+        "optimizer": optimizer.state(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    temporary = work / f".{FILE}.tmp"
+    with temporary.open("wb") as handle:
+        torch.save(content, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(work / FILE)
+
+
+def load(work: Path, fingerprint: str, optimizer: MasterAdamW) -> State | None:
+    """The state of `work`, with weights, optimizer and random states put back; None if there is no checkpoint, or one
+    of another run (other rows, options or base). Raises StudentError if the file cannot be read."""
+    path = work / FILE
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT or content["fingerprint"] != fingerprint:
+            return None
+        best, plain = content["best"], content["plain"]
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        raise StudentError(f"cannot read {path}: {error}", f"delete it to train from the start: rm {path}") from error
+    optimizer.restore(content["optimizer"])
+    torch.set_rng_state(content["rng"])
+    if content["cuda_rng"]:
+        torch.cuda.set_rng_state_all(content["cuda_rng"])
+    return State(
+        schedule=Schedule(**content["schedule"]),
+        best=best and Best(best["step"], DevScore(*best["score"]), best["tensors"]),
+        **plain,
+    )

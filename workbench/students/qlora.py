@@ -1,0 +1,299 @@
+"""QLoRA (Dettmers et al. 2023) on one device, made to be killed: the base in NF4, LoRA on all its linear layers.
+
+`train` is a loop over planned batches. Around each step: learning rate by schedule, dev scored at even distances, a
+checkpoint now and then. What is returned is the adapter that scored best on dev (exact match, then loss), not the
+last one.
+
+    work/history.jsonl   a line a step: step, epoch, tokens, loss, lr, tokens_per_s; dev_exact, dev_loss where scored
+    work/checkpoint.pt   while it runs
+    work/adapter/        when it is done; summary.json, written after it, says so
+
+Runs are repeatable bit by bit on one machine with the same number of threads, as far as torch's kernels are; with
+`max_minutes` the number of steps follows the measured speed, so only a run that goes on from a checkpoint repeats
+itself.
+"""
+
+import json
+import math
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from workbench.digest import digest
+from workbench.errors import StudentError
+from workbench.students import checkpoint
+from workbench.students.batches import collate, encode, plan
+from workbench.students.checkpoint import Best, State
+from workbench.students.load import compute_dtype, load_model, load_tokenizer
+from workbench.students.losses import DevScore, completion_loss, dev_score
+from workbench.students.masters import MasterAdamW
+from workbench.students.rendering import rendering_for
+from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
+from workbench.students.settings import Pair, Progress, TrainConfig
+
+FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
+FIT_SHARE = 0.1
+WINDOW = 20  # steps that the told speed is the mean of
+
+
+def train(  # noqa: PLR0917
+    base: Path,
+    rows: Sequence[Pair],
+    dev: Sequence[Pair],
+    config: TrainConfig,
+    work: Path,
+    progress: Callable[[Progress], None],
+) -> Path:
+    """Train on `rows` and return the adapter's folder, `work/adapter`. Called again after a kill it goes on; called
+    again when done it returns at once. Without dev rows the last adapter is the best one.
+
+    Raises StudentError: no rows, only rows longer than `max_length`, a base that cannot be loaded, a loss that is not a
+    number, no memory left.
+    """
+    began = monotonic()
+    if not rows:
+        raise StudentError("there are no rows to train on", "`workbench show select` tells where they were lost")
+    work.mkdir(parents=True, exist_ok=True)
+    fingerprint = _fingerprint(base, rows, dev, config)
+    summary = work / "summary.json"
+    if summary.exists() and json.loads(summary.read_text("utf-8")).get("fingerprint") == fingerprint:
+        return work / "adapter"
+    with _memory_told():
+        run = _Run(
+            base=base,
+            rows=rows,
+            dev=dev,
+            config=config,
+            work=work,
+            progress=progress,
+            fingerprint=fingerprint,
+            began=began,
+        )
+        run.loop()
+        return run.publish()
+
+
+class _Run:
+    """One life of a run: the model and the rows in memory, and the state that outlives it."""
+
+    def __init__(
+        self,
+        *,
+        base: Path,
+        rows: Sequence[Pair],
+        dev: Sequence[Pair],
+        config: TrainConfig,
+        work: Path,
+        progress: Callable[[Progress], None],
+        fingerprint: str,
+        began: float,
+    ) -> None:
+        self.config, self.work, self.progress, self.fingerprint = config, work, progress, fingerprint
+        tokenizer, rendering = load_tokenizer(base), rendering_for(base)
+        self.pad = int(tokenizer.pad_token_id)
+        encoded = encode(tokenizer, rendering, rows)
+        self.rows = [row for row in encoded if len(row.ids) <= config.max_length]
+        self.too_long = len(encoded) - len(self.rows)
+        if not self.rows:
+            raise StudentError(
+                f"all {len(encoded)} rows are longer than {config.max_length} tokens", "raise max_length in [train]"
+            )
+        self.dev = encode(tokenizer, rendering, dev)
+        self.steps = plan([len(row.ids) for row in self.rows], config.tokens_per_step, config.seed, config.epochs)
+        self.steps = self.steps[: config.max_steps]
+        self.model = _with_lora(base, config, max(len(row.ids) for row in (*self.rows, *self.dev)))
+        self.optimizer = MasterAdamW(
+            [param for param in self.model.parameters() if param.requires_grad],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            dtype=compute_dtype(),
+        )
+        self.device = self.optimizer.params[0].device
+        saved = checkpoint.load(work, fingerprint, self.optimizer)
+        self.state = saved or State(Schedule(len(self.steps), config.warmup))
+        self.origin = began - self.state.elapsed
+        self.saved_at = monotonic()
+        self.recent: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # seconds and tokens of a step
+        self.history = (work / "history.jsonl").open("w", encoding="utf-8")
+        self.history.writelines(json.dumps(line) + "\n" for line in self.state.history)
+        note = f"{self.too_long} of {len(encoded)} rows are longer than {config.max_length} tokens and were left out"
+        self.notes = [note] if self.too_long else []
+        if saved:
+            self.notes.append(f"going on after step {saved.step}")
+        elif (work / checkpoint.FILE).exists():
+            self.notes.append("the checkpoint here is of another run: training from the start")
+
+    def loop(self) -> None:
+        """All steps from where the state stands to where the schedule or the time ends."""
+        state = self.state
+        try:
+            if state.step == 0 and not state.history:
+                self._tell({"step": 0, "epoch": 0.0, "tokens": 0, "lr": 0.0} | self._look())
+            while state.step < state.schedule.total:
+                line = self._step()
+                self._fit()
+                out_of_time = self._out_of_time()
+                last = out_of_time or state.step == state.schedule.total
+                if self.dev and (last or state.step in eval_steps(state.schedule.total, self.config.evals)):
+                    line |= self._look()
+                self._tell(line, "the minutes are up" if out_of_time else "")
+                if not last and monotonic() - self.saved_at >= self.config.checkpoint_seconds:
+                    state.elapsed = monotonic() - self.origin
+                    checkpoint.save(self.work, self.fingerprint, state, self.optimizer)
+                    self.saved_at = monotonic()
+                if out_of_time:
+                    return
+        finally:
+            self.history.close()
+
+    def publish(self) -> Path:
+        """Write the best adapter, then the summary that says it is there; the checkpoint has served."""
+        state, adapter, temporary = self.state, self.work / "adapter", self.work / ".adapter.tmp"
+        best = state.best or Best(state.step, DevScore(math.nan, math.nan), [])
+        for param, tensor in zip(self.optimizer.params, best.tensors, strict=False):
+            param.data.copy_(tensor)
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.model.save_pretrained(str(temporary), save_embedding_layers=False)
+        shutil.rmtree(adapter, ignore_errors=True)
+        temporary.replace(adapter)
+        scored = state.best is not None
+        summary = {
+            "fingerprint": self.fingerprint,
+            "rows": len(self.rows),
+            "rows_too_long": self.too_long,
+            "steps": state.step,
+            "steps_planned": len(self.steps),
+            "tokens": state.tokens,
+            "seconds": round(monotonic() - self.origin, 1),
+            "best_step": best.step,
+            "dev_exact": best.score.exact if scored else None,
+            "dev_loss": best.score.loss if scored else None,
+        }
+        temporary = self.work / ".summary.tmp"
+        temporary.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
+        temporary.replace(self.work / "summary.json")
+        (self.work / checkpoint.FILE).unlink(missing_ok=True)
+        return adapter
+
+    def _step(self) -> dict[str, Any]:
+        """One update; the history line of it."""
+        began, state = monotonic(), self.state
+        epoch, chosen = self.steps[state.step]
+        batch = collate([self.rows[row] for row in chosen], self.pad)
+        factor = state.schedule.factor(state.step)
+        self.model.train()
+        loss = completion_loss(self.model, batch.to(self.device))
+        value = loss.item()
+        if not math.isfinite(value):
+            raise StudentError(
+                f"the loss is {value} at step {state.step + 1}",
+                f"lower the learning rate: lr = {self.config.lr / 3:.1g}",
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step(factor)
+        state.step += 1
+        state.tokens += batch.tokens
+        self.recent.append((monotonic() - began, batch.tokens))
+        return {
+            "step": state.step,
+            "epoch": round(epoch, 4),
+            "tokens": state.tokens,
+            "loss": round(value, 5),
+            "lr": self.config.lr * factor,
+            "tokens_per_s": round(self._speed(), 1),
+        }
+
+    def _look(self) -> dict[str, float]:
+        """Score dev and keep the adapter if it is the best one; nothing if there is no dev."""
+        if not self.dev:
+            return {}
+        began, best = monotonic(), self.state.best
+        score = dev_score(self.model, self.dev, pad=self.pad, tokens=self.config.tokens_per_step)
+        if best is None or (score.exact, -score.loss) > (best.score.exact, -best.score.loss):
+            tensors = [param.detach().cpu().clone() for param in self.optimizer.params]
+            self.state.best = Best(self.state.step, score, tensors)
+        self.state.eval_seconds = monotonic() - began
+        return {"dev_exact": score.exact, "dev_loss": round(score.loss, 5)}
+
+    def _fit(self) -> None:
+        """Once, after some steps of this life: shorten the schedule to what the minutes allow."""
+        state, limit = self.state, self.config.max_minutes
+        if limit is None or state.fitted:
+            return
+        elapsed, made = monotonic() - self.origin, len(self.recent)
+        if made < FIT_AFTER and (made < 4 or elapsed < FIT_SHARE * limit * 60):
+            return
+        timed = [seconds for seconds, _ in list(self.recent)[made // 3 :]]  # the first ones are slow
+        left = limit * 60 - elapsed
+        total = state.step + steps_that_fit(left, sum(timed) / len(timed), self.config.evals, state.eval_seconds)
+        if total < state.schedule.total:
+            self.notes.append(f"{total} of {state.schedule.total} steps fit into {limit:g} minutes")
+            state.schedule = state.schedule.resized(total, at=state.step)
+        state.fitted = True
+
+    def _out_of_time(self) -> bool:
+        limit = self.config.max_minutes
+        return limit is not None and monotonic() - self.origin + self.state.eval_seconds > limit * 60
+
+    def _speed(self) -> float:
+        """Tokens a second over the last steps, without padding."""
+        return sum(tokens for _, tokens in self.recent) / max(1e-9, sum(seconds for seconds, _ in self.recent))
+
+    def _tell(self, line: dict[str, Any], note: str = "") -> None:
+        self.state.history.append(line)
+        self.history.write(json.dumps(line) + "\n")
+        self.history.flush()
+        state, left = self.state, None
+        if self.recent:
+            looks = sum(step > state.step for step in eval_steps(state.schedule.total, self.config.evals))
+            mean = sum(seconds for seconds, _ in self.recent) / len(self.recent)
+            left = (state.schedule.total - state.step) * mean + looks * state.eval_seconds
+        told = {key: line.get(key) for key in ("loss", "dev_exact", "dev_loss")}
+        notes, self.notes = "; ".join([*self.notes, *([note] if note else [])]), []
+        total, speed = state.schedule.total, line.get("tokens_per_s", 0.0)
+        self.progress(Progress(state.step, total, line["epoch"], told["loss"], line["lr"], speed, left,
+                               told["dev_exact"], told["dev_loss"], notes))  # fmt: skip
+
+
+def _with_lora(base: Path, config: TrainConfig, longest: int) -> PeftModel:
+    """The base, frozen, with fresh LoRA matrices on all linear layers but the head."""
+    torch.manual_seed(config.seed)
+    model = load_model(base, nf4=config.quantize_base == "nf4", longest=longest)
+    lora = LoraConfig(
+        r=config.r,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, lora)
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def _fingerprint(base: Path, rows: Sequence[Pair], dev: Sequence[Pair], config: TrainConfig) -> str:
+    """What makes a checkpoint this run's own. How often it is written is not part of it."""
+    files = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
+    options = config.model_dump(exclude={"checkpoint_seconds"})
+    return digest([(base / "config.json").read_text("utf-8"), files, list(rows), list(dev), options])
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """Out-of-memory, in the three shapes torch gives it, as a StudentError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text:
+            raise StudentError(
+                "there was no memory left", "halve tokens_per_step, or take a smaller student"
+            ) from error
+        raise

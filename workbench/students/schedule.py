@@ -1,0 +1,44 @@
+"""The learning rate over the steps, when to look at dev, and how many steps fit into the time. Pure arithmetic."""
+
+import math
+from dataclasses import dataclass, replace
+
+FLOOR = 0.05  # share of the peak learning rate that the cosine ends at
+SPARE = 0.97  # share of the time that is planned; the rest is for saving and for a slower hour
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear ramp from `start_factor` at step `start` to 1, then a cosine down to FLOOR at step `total`.
+
+    `warmup` is the ramp's share of the steps from `start` on. A run that turns out too slow for its minutes is
+    `resized`: the ramp then goes on from the factor it had reached, without a jump.
+    """
+
+    total: int
+    warmup: float
+    start: int = 0
+    start_factor: float = 0.0
+
+    def factor(self, step: int) -> float:
+        """What the peak learning rate is multiplied by at 0-based `step`."""
+        ramp = max(1, round(self.warmup * (self.total - self.start)))
+        done = step + 1 - self.start
+        if done <= ramp:
+            return self.start_factor + (1 - self.start_factor) * done / ramp
+        share = min(1.0, (done - ramp) / max(1, self.total - self.start - ramp))
+        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * share))
+
+    def resized(self, total: int, at: int) -> "Schedule":
+        """The schedule for the steps from `at` on, where only `total` steps will be made."""
+        return replace(self, total=total, start=at, start_factor=self.factor(at - 1) if at else 0.0)
+
+
+def eval_steps(total: int, evals: int) -> frozenset[int]:
+    """After how many steps to score dev: `evals` times, evenly, the last one after the last step."""
+    return frozenset(max(1, round(total * turn / evals)) for turn in range(1, evals + 1))
+
+
+def steps_that_fit(seconds: float, step_seconds: float, evals: int, eval_seconds: float) -> int:
+    """How many more steps fit into `seconds`, with `evals` looks at dev among them; at least 1."""
+    return max(1, int((seconds * SPARE - evals * eval_seconds) / max(step_seconds, 1e-9)))

@@ -1,0 +1,58 @@
+"""What training is asked to do and what it tells meanwhile. pydantic only: cheap to import, safe in a stage key."""
+
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from workbench.types import Frozen
+
+
+class Pair(Frozen):
+    """One training or dev row: the user message, and the answer without its end-of-turn.
+
+    `scored` is how many *characters* of the completion count for exact match on dev; None is all of them and the
+    end-of-turn. It serves outputs whose last field is free text. It has no influence on training.
+    """
+
+    prompt: str
+    completion: str
+    scored: int | None = Field(default=None, ge=0)
+
+
+class TrainConfig(Frozen):
+    """Options of one QLoRA run. The defaults are what worked for a 135M student on two cores."""
+
+    quantize_base: Literal["nf4", "bf16"] = "nf4"
+    r: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # on a CPU, drawing its masks is 30 % of a step
+    lr: float = Field(default=1e-3, gt=0)
+    epochs: float = Field(default=3.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
+    tokens_per_step: int = Field(default=1500, ge=1)  # padding included
+    max_length: int = Field(default=1024, ge=8)  # tokens a row; longer rows are left out, counted and told
+    warmup: float = Field(default=0.06, ge=0, lt=1)  # share of the steps
+    weight_decay: float = Field(default=0.0, ge=0)
+    seed: int = 0
+    evals: int = Field(default=6, ge=1)  # looks at dev over the run, beside the one before the first step
+    max_minutes: float | None = Field(default=None, gt=0)  # wall time, loading included
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+
+
+class Progress(NamedTuple):
+    """What the `progress` callback gets after each step (and once at step 0).
+
+    `loss` is the mean negative log-likelihood of a completion token, in nats; `dev_exact` a share from 0 to 1; the last
+    three are set only where there is something to tell.
+    """
+
+    step: int
+    total: int
+    epoch: float
+    loss: float | None
+    lr: float
+    tokens_per_s: float
+    seconds_left: float | None
+    dev_exact: float | None = None
+    dev_loss: float | None = None
+    note: str = ""

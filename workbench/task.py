@@ -1,0 +1,197 @@
+"""A task as its author writes it: one typed file, a data folder, and no word of machine learning.
+
+    @task(version=1)
+    def phone_actions() -> Task:
+        '''Turn one spoken request into the phone functions it asks for.'''
+        return Task(prompt=Prompt(...), data=Data.folder(...), validators=[...], sources=[...], probes=[...])
+
+The decorated function is called once, when the task is loaded. Its name is the task's name, its docstring the title.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from workbench.digest import digest
+from workbench.errors import DataError, TaskError
+from workbench.outputs import Output, ParseError
+from workbench.types import Check, Example, Judged, Split
+
+Source = Literal["seed", "forward", "inverse", "recombine", "corpus"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What goes in and what comes out. `student` is the student's whole prompt, a format string over the input's fields."""
+
+    input: type[BaseModel]
+    output: Output
+    instructions: str
+    student: str = "{text}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """Three JSONL files in one folder. `read` turns a raw row into `{"input": ..., "target": ...}` (default: as it is)."""
+
+    root: Path
+    read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    files: Mapping[Split, str] = field(
+        default_factory=lambda: {"seed": "seeds.jsonl", "dev": "dev.jsonl", "test": "test.jsonl"}
+    )
+
+    @classmethod
+    def folder(cls, path: str | Path, read: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> "Data":
+        """A folder beside the task file (relative paths) or anywhere (absolute ones)."""
+        root = Path(path)
+        if not root.is_absolute():
+            root = Path(inspect.stack()[1].filename).resolve().parent / root
+        return cls(root, read)
+
+
+class Validator(Protocol):
+    """Says `pass`, `fail` or raises. Raising is the validator's own fault and is counted apart."""
+
+    @property
+    def name(self) -> str: ...
+
+    def judge(self, judged: Judged, task: "Task") -> Check: ...
+
+
+class SecondLook(Protocol):
+    """What a dear validator may ask of the teacher."""
+
+    async def label(self, example: Example, k: int) -> str:
+        """The teacher's own answer for this input, drawn anew for each `k`; k = 0 is its most likely one."""
+
+
+class DearValidator(Protocol):
+    """A validator that asks the teacher. It is put to work only on what the cheap ones let through."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def judge_with(self, judged: Judged, task: "Task", look: SecondLook) -> Check: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A case that the validators must get right, tried without a model. `by` names the validator that must refuse it."""
+
+    input: dict[str, Any]
+    text: str
+    by: str | None = None
+
+
+def accept(input: dict[str, Any], text: str) -> Probe:
+    """This answer to this input must pass all cheap validators."""
+    return Probe(input, text)
+
+
+def reject(input: dict[str, Any], text: str, *, by: str) -> Probe:
+    """This answer to this input must be refused by the validator named."""
+    return Probe(input, text, by)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One narrow job. `values` are extra values for slots, by slot name, that the author can offer for recombination."""
+
+    prompt: Prompt
+    data: Data
+    validators: Sequence[Validator | DearValidator]
+    sources: Sequence[Source] = ("seed", "recombine", "inverse")
+    probes: Sequence[Probe] = ()
+    styles: Sequence[str] = ()
+    corpus: Path | None = None
+    name: str = ""
+    title: str = ""
+    version: int = 1
+    file: Path = Path()
+
+    @property
+    def output(self) -> Output:
+        return self.prompt.output
+
+    @property
+    def cheap(self) -> list[Validator]:
+        return [v for v in self.validators if not hasattr(v, "judge_with")]  # type: ignore[misc]
+
+    @property
+    def dear(self) -> list[DearValidator]:
+        return [v for v in self.validators if hasattr(v, "judge_with")]
+
+    def student_prompt(self, input: Mapping[str, Any]) -> str:
+        return self.prompt.student.format(**input)
+
+    def example(self, input: Any, *, split: Split, target: Any = None, source: str = "human") -> Example:
+        """An example from a raw input. Its id is the digest of the input. Raises ValidationError, ParseError."""
+        value = self.prompt.input.model_validate(input).model_dump(mode="json")
+        canonical = None if target is None else self.output.canonical(target)
+        return Example(id=digest(value)[:16], input=value, target=canonical, split=split, source=source)
+
+    def examples(self, split: Split) -> list[Example]:
+        """The human rows of one split. Raises DataError with file and row."""
+        path = self.data.root / self.data.files[split]
+        rows: dict[str, Example] = {}
+        for number, raw in _jsonl(path):
+            try:
+                row = self.data.read(raw) if self.data.read else raw
+                example = self.example(row["input"], split=split, target=row["target"])
+            except (ValidationError, ParseError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"{path}, row {number}: {_short(error)}", "mend the row, or the schema in the task file"
+                ) from None
+            rows.setdefault(example.id, example)
+        if not rows:
+            raise DataError(f"{path} holds no rows", "each line is one JSON object with `input` and `target`")
+        return list(rows.values())
+
+
+TaskFactory = Callable[[], Task]
+
+
+def task(version: int = 1) -> Callable[[TaskFactory], TaskFactory]:
+    """Marks the function that makes a task. Raise `version` when old runs must not be mixed with new ones."""
+
+    def mark(factory: TaskFactory) -> TaskFactory:
+        if not (factory.__doc__ or "").strip():
+            raise TaskError(f"task {factory.__name__} has no docstring", "say in one line what the task does")
+        factory.__workbench_task__ = version  # type: ignore[attr-defined]
+        return factory
+
+    return mark
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    import json
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing", "a task needs seeds.jsonl, dev.jsonl and test.jsonl") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}", "save the file as UTF-8") from None
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, row {number}: not JSON: {error}", "each line is one JSON object") from None
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, row {number}: not a JSON object", "each line is one JSON object")
+        yield number, row
+
+
+def _short(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{error.args[0]!r} is missing"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    return str(error)

@@ -1,0 +1,127 @@
+"""Any OpenAI-compatible server, through `openai`'s async client. The key comes from a named environment variable."""
+
+import json
+import os
+import time
+from typing import Any
+
+from workbench.errors import TeacherError
+from workbench.types import Reply, Request, Usage
+
+
+class OpenAITeacher:
+    """`model` as the server knows it. Retries are the asker's: the client makes none of its own."""
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str,
+        key: str,
+        licence: str,
+        timeout_s: float = 120.0,
+        constrained: bool = True,
+        identity: str = "",
+    ) -> None:
+        from openai import AsyncOpenAI
+
+        self.model = identity or model
+        self.licence = licence
+        self._served = model
+        self._constrained = constrained
+        self._base_url = base_url
+        self._client = AsyncOpenAI(base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0)
+
+    async def complete(self, request: Request) -> Reply:
+        import openai
+
+        extra: dict[str, Any] = {}
+        if request.json_schema is not None and self._constrained:
+            schema = {"name": "answer", "schema": request.json_schema, "strict": True}
+            extra["response_format"] = {"type": "json_schema", "json_schema": schema}
+        start = time.monotonic()
+        try:
+            answer = await self._client.chat.completions.create(
+                model=self._served,
+                messages=[{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
+                temperature=request.temperature,
+                top_p=request.top_p,
+                max_tokens=request.max_tokens,
+                **extra,
+            )
+        except openai.APIError as error:
+            raise self._told(error) from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
+        return _reply(answer, time.monotonic() - start)
+
+    def _told(self, error: Exception) -> TeacherError:
+        """The client's exception as ours: what broke, whether to try again, what to do."""
+        import openai
+
+        where = self._base_url or "api.openai.com"
+        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+            return TeacherError(
+                f"{where} refused the API key (HTTP {error.status_code})",
+                "set the key in the environment variable that teacher.key_env names",
+                kind="auth",
+                fatal=True,
+            )
+        if isinstance(error, openai.NotFoundError | openai.BadRequestError | openai.UnprocessableEntityError):
+            text = str(error)[:300]
+            return TeacherError(
+                f"{where} refused the request: {text}",
+                "check teacher.model and teacher.base_url; for a server without JSON schemas: "
+                "--set teacher.constrained=false",
+                kind="refused",
+                fatal=isinstance(error, openai.NotFoundError),
+            )
+        if isinstance(error, openai.RateLimitError):
+            return TeacherError(f"{where} asks to slow down (HTTP 429)", "lower runtime.concurrency", kind="rate")
+        if isinstance(error, openai.APITimeoutError):
+            return TeacherError(f"{where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
+        if isinstance(error, openai.APIConnectionError):
+            return TeacherError(f"{where} cannot be reached", "is the server up, and the network?", kind="network")
+        if isinstance(error, openai.APIStatusError):
+            return TeacherError(f"{where} failed (HTTP {error.status_code})", "try again later", kind="server")
+        return TeacherError(f"{where} answered nonsense: {str(error)[:200]}", kind="bad_reply")
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+def _reply(answer: Any, seconds: float) -> Reply:
+    """A chat completion as a Reply. Raises TeacherError where it holds no text."""
+    choices = getattr(answer, "choices", None)
+    message = getattr(choices[0], "message", None) if choices else None
+    if message is None:
+        raise TeacherError("the reply holds no choices", kind="bad_reply")
+    if getattr(message, "refusal", None):
+        return Reply(text="", finish="refused", seconds=seconds)
+    if not message.content:
+        raise TeacherError("the reply is empty", kind="bad_reply")
+    usage = answer.usage
+    details = getattr(usage, "prompt_tokens_details", None)
+    return Reply(
+        text=message.content,
+        finish="length" if choices[0].finish_reason == "length" else "stop",
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            cached_tokens=getattr(details, "cached_tokens", 0) or 0,
+        ),
+        seconds=seconds,
+    )
+
+
+def key_from(name: str) -> str:
+    """The API key in the environment variable `name`. Raises TeacherError where it is not set."""
+    key = os.environ.get(name, "")
+    if not key:
+        raise TeacherError(
+            f"the environment variable {name} holds no API key",
+            f"export {name}=..., or name another with --set teacher.key_env=NAME",
+            kind="auth",
+            fatal=True,
+        )
+    return key

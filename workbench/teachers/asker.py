@@ -1,0 +1,135 @@
+"""Between the stages and a teacher: the ledger first, then the budget, then the wire.
+
+A question found in the ledger is not sent. Two askers of the same question at once share one call. Every reply is in the
+ledger before anyone sees it. Budgets count what the work rests on, paid now or earlier, so that a run that was killed and
+goes on ends at the same place as one that was not.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+
+from workbench.errors import TeacherError
+from workbench.ledger import Ledger
+from workbench.teachers.base import Teacher
+from workbench.types import Reply, Request
+
+RETRIED = ("rate", "timeout", "server", "network", "bad_reply")
+DEAD_AFTER = 8  # failures in a row, retries included, after which a teacher is taken for dead
+
+
+@dataclass
+class Limits:
+    calls: int = 10**9
+    tokens: int = 10**12
+    minutes: float = 10**6
+
+
+@dataclass
+class Spent:
+    """What the work rests on (`calls`, `tokens`), and what of it was paid in this process (`sent`)."""
+
+    calls: int = 0
+    sent: int = 0
+    tokens: int = 0
+    failed: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+    def over(self, limits: Limits) -> str:
+        """Which limit is reached, in words; empty while none is."""
+        if self.calls >= limits.calls:
+            return f"the budget of {limits.calls} calls is spent"
+        if self.tokens >= limits.tokens:
+            return f"the budget of {limits.tokens} tokens is spent"
+        if time.monotonic() - self.started >= limits.minutes * 60:
+            return f"the budget of {limits.minutes:g} minutes is spent"
+        return ""
+
+
+class Asker:
+    """Asks one teacher. Raises TeacherError: `kind="budget"` when a limit is reached, fatal ones as they come."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        ledger: Ledger,
+        *,
+        limits: Limits | None = None,
+        concurrency: int = 8,
+        attempts: int = 5,
+        run: str = "",
+    ) -> None:
+        self.teacher = teacher
+        self.ledger = ledger
+        self.limits = limits or Limits()
+        self.spent = Spent()
+        self.attempts = attempts
+        self.run = run
+        self._gate = asyncio.Semaphore(concurrency)
+        self._under_way: dict[str, asyncio.Task[Reply]] = {}
+        self._failures_in_a_row = 0
+
+    async def ask(self, request: Request) -> tuple[str, Reply]:
+        """The ledger key of the call, and the reply."""
+        key = self.ledger.key(self.teacher.model, request)
+        known = self.ledger.get(key)
+        if known is None:
+            task = self._under_way.get(key)
+            if task is None:
+                task = asyncio.create_task(self._send(key, request))
+                self._under_way[key] = task
+                task.add_done_callback(lambda _: self._under_way.pop(key, None))
+            known = await asyncio.shield(task)
+        else:
+            self._count(known)
+        return key, known
+
+    def check_budget(self) -> None:
+        reached = self.spent.over(self.limits)
+        if reached:
+            raise TeacherError(reached, "raise sample.max_calls, max_tokens or max_minutes", kind="budget")
+
+    def _count(self, reply: Reply) -> None:
+        self.spent.calls += 1
+        self.spent.tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
+
+    async def _send(self, key: str, request: Request) -> Reply:
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+        def again(error: BaseException) -> bool:
+            return isinstance(error, TeacherError) and error.kind in RETRIED and not error.fatal
+
+        async with self._gate:
+            self.check_budget()
+            try:
+                async for attempt in AsyncRetrying(
+                    stop=stop_after_attempt(self.attempts),
+                    wait=wait_random_exponential(multiplier=0.5, max=20),
+                    retry=retry_if_exception(again),
+                    reraise=True,
+                ):
+                    with attempt:
+                        reply = await self._once(key, request)
+            except TeacherError:
+                self.spent.failed += 1
+                raise
+        self.spent.sent += 1
+        self._count(reply)
+        return reply
+
+    async def _once(self, key: str, request: Request) -> Reply:
+        try:
+            reply = await self.teacher.complete(request)
+        except TeacherError as error:
+            self.ledger.fail(key, self.teacher.model, request, error.kind, str(error))
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= DEAD_AFTER and not error.fatal:
+                raise TeacherError(
+                    f"{self._failures_in_a_row} failures in a row, the last: {error}",
+                    error.hint or "the run goes on where it was with the same command",
+                    kind=error.kind,
+                    fatal=True,
+                ) from error
+            raise
+        self._failures_in_a_row = 0
+        return self.ledger.put(key, self.teacher.model, request, reply)

@@ -1,0 +1,19 @@
+"""The seam: a teacher answers one request. Its fake for tests is `scripted.Scripted`."""
+
+from typing import Protocol
+
+from workbench.types import Reply, Request
+
+
+class Teacher(Protocol):
+    """`model` is its identity in the ledger: two teachers with one name are taken for one.
+
+    `complete` raises TeacherError, of the kind that tells whether trying again can help.
+    """
+
+    model: str
+    licence: str
+
+    async def complete(self, request: Request) -> Reply: ...
+
+    async def aclose(self) -> None: ...

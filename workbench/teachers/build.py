@@ -1,0 +1,47 @@
+"""A teacher's config -> a teacher that can be asked. Nothing heavy happens before the first question."""
+
+import os
+
+from workbench import models
+from workbench.config import Runtime, TeacherConfig
+from workbench.errors import TeacherError
+from workbench.teachers.api import OpenAITeacher, key_from
+from workbench.teachers.base import Teacher
+
+
+def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
+    """With `base_url` an API, `hf:...` a transformers model, else a GGUF of the catalogue or by path (fetched if need be)."""
+    if config.base_url:
+        local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
+        return OpenAITeacher(
+            config.model,
+            base_url=config.base_url,
+            key=os.environ.get(config.key_env, "local") if local else key_from(config.key_env),
+            licence=config.licence or "unknown",
+            timeout_s=runtime.timeout_s,
+            constrained=config.constrained,
+            identity=f"{config.model}@{config.base_url}",
+        )
+    if config.model.startswith("hf:"):
+        from workbench.teachers.whitebox import TransformersTeacher
+
+        return TransformersTeacher(config.model.removeprefix("hf:"), licence=config.licence or "unknown")
+    from workbench.teachers.embedded import EmbeddedTeacher
+
+    known = models.CATALOGUE.get(config.model)
+    path = models.path_or_name(config.model)
+    if path.suffix != ".gguf":
+        raise TeacherError(
+            f"{config.model} is no GGUF file",
+            "for a transformers model write --teacher hf:NAME, for an API set teacher.base_url",
+            kind="refused",
+            fatal=True,
+        )
+    return EmbeddedTeacher(
+        path,
+        model=config.model,
+        licence=config.licence or (known.licence if known else "unknown"),
+        slots=runtime.slots,
+        threads=runtime.threads or os.cpu_count() or 1,
+        timeout_s=runtime.timeout_s,
+    )

@@ -1,0 +1,136 @@
+"""What a teacher is told. A prompt is a dspy signature with demonstrations, turned into messages by a dspy adapter.
+
+The adapter is plainer than dspy's own: no field markers, one turn a demonstration. A 1.5B teacher reads 100 tokens a second
+on a small machine, so every marker is paid for in time; and the long part (instructions, demonstrations) comes first and
+is the same for all requests of one group, so that the server reads it once.
+A program that dspy optimized (instructions and demos) takes the place of the plain one: `Program.from_dspy`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from workbench.config import ShotsConfig
+from workbench.outputs import Output
+from workbench.task import Task
+from workbench.types import Example, Message
+
+
+@lru_cache(maxsize=1)
+def _adapter() -> Any:
+    """The adapter, made on first use: importing dspy takes seconds."""
+    import dspy
+
+    class PlainAdapter(dspy.Adapter):  # type: ignore[misc]
+        def format_system_message(self, signature: Any) -> str:
+            return str(signature.instructions)
+
+        def format_user_message_content(
+            self, signature: Any, inputs: Any, prefix: str = "", suffix: str = "", main_request: bool = False
+        ) -> str:
+            fields = [(name, inputs[name]) for name in signature.input_fields if inputs.get(name)]
+            text = str(fields[0][1]) if len(fields) == 1 else "\n".join(f"{name}: {value}" for name, value in fields)
+            return f"{prefix}{text}{suffix}"
+
+        def format_assistant_message_content(
+            self, signature: Any, outputs: Any, missing_field_message: str | None = None
+        ) -> str:
+            return "\n".join(str(outputs.get(name, missing_field_message)) for name in signature.output_fields)
+
+        def parse(self, signature: Any, completion: str) -> dict[str, Any]:
+            return {name: completion.strip() for name in signature.output_fields}
+
+    return PlainAdapter()
+
+
+class Program:
+    """A dspy signature: `fields` such as "request -> answer", and instructions."""
+
+    def __init__(self, fields: str, instructions: str) -> None:
+        import dspy
+
+        self.signature = dspy.Signature(fields, instructions)
+
+    @classmethod
+    def from_dspy(cls, predict: Any) -> "Program":
+        """The instructions of an optimized `dspy.Predict`; its demos are given to `messages` like any others."""
+        program = cls.__new__(cls)
+        program.signature = predict.signature
+        return program
+
+    def messages(self, demos: Sequence[Mapping[str, str]], inputs: Mapping[str, str]) -> tuple[Message, ...]:
+        made = _adapter().format(self.signature, [dict(demo) for demo in demos], dict(inputs))
+        return tuple(Message(role=item["role"], content=item["content"]) for item in made)
+
+
+class Labeler:
+    """Input -> the messages that ask a teacher for the answer, with shots from the seeds.
+
+    `fixed`: the first few of each group. `nearest`: the seeds nearest to the input by character trigrams, the nearest
+    last. `group`: one seed of each group, then all of the group that the nearest seeds vote for, in fixed order, so that
+    requests of one group share the whole block.
+    """
+
+    def __init__(self, task: Task, seeds: Sequence[Example], mode: str, config: ShotsConfig) -> None:
+        self.task = task
+        self.mode = mode
+        self.config = config
+        self.seeds = list(seeds)
+        self.program = Program("request -> answer", label_instructions(task))
+        self._by_group = by_group(task.output, seeds)
+        self._grams = [_trigrams(input_text(seed)) for seed in self.seeds]
+
+    def messages(self, example: Example) -> tuple[Message, ...]:
+        demos = [
+            {"request": input_text(seed), "answer": self.task.output.dump(seed.target)}
+            for seed in self.shots(example)
+            if seed.id != example.id
+        ]
+        return self.program.messages(demos, {"request": input_text(example)})
+
+    def shots(self, example: Example) -> list[Example]:
+        if self.mode == "fixed":
+            return [seed for group in self._by_group.values() for seed in group[: self.config.fixed_per_group]]
+        near = self.nearest(example, self.config.nearest)
+        if self.mode == "nearest":
+            return near[::-1]
+        votes: Counter[str] = Counter()
+        for rank, seed in enumerate(near[:5]):
+            votes[self.task.output.group(seed.target)] += 60 // (rank + 1)
+        winner = votes.most_common(1)[0][0]
+        others = [group[0] for name, group in self._by_group.items() if name != winner]
+        return others + self._by_group[winner]
+
+    def nearest(self, example: Example, count: int) -> list[Example]:
+        """The seeds most like the input, most like first: Jaccard similarity of character trigrams."""
+        grams = _trigrams(input_text(example))
+        order = sorted(
+            range(len(self.seeds)),
+            key=lambda i: (-len(grams & self._grams[i]) / max(1, len(grams | self._grams[i])), i),
+        )
+        return [self.seeds[i] for i in order if self.seeds[i].id != example.id][:count]
+
+
+def label_instructions(task: Task) -> str:
+    return f"{task.prompt.instructions.strip()}\n\n{task.output.describe()}\n\nAnswer with the JSON alone."
+
+
+def input_text(example: Example) -> str:
+    """The input as the teacher reads it: the value itself if there is one field, else a line a field."""
+    values = example.input
+    if len(values) == 1:
+        return str(next(iter(values.values())))
+    return "\n".join(f"{name}: {value}" for name, value in values.items() if value is not None)
+
+
+def by_group(output: Output, examples: Sequence[Example]) -> dict[str, list[Example]]:
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        groups[output.group(example.target)].append(example)
+    return dict(groups)
+
+
+def _trigrams(text: str) -> frozenset[str]:
+    padded = f"  {text.casefold()} "
+    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))
