@@ -1,6 +1,8 @@
 """The task's human rows: read against the schema, given ids, splits kept as the author made them."""
 
+from workbench.digest import digest
 from workbench.errors import DataError
+from workbench.outputs.base import fold
 from workbench.stages.context import Context, write_jsonl
 from workbench.types import Example, Split
 
@@ -8,16 +10,17 @@ SPLITS: tuple[Split, ...] = ("seed", "dev", "test")
 
 
 def run(context: Context) -> None:
-    """Writes examples.jsonl. Raises DataError where a row stands in two splits."""
+    """Writes examples.jsonl. Raises DataError where a row stands in two splits, letter case apart."""
     rows: dict[str, Example] = {}
     for split in SPLITS:
         for example in context.task.examples(split):
-            other = rows.get(example.id)
-            if other is not None:
+            key = digest(fold(example.input))
+            if key in rows:
                 raise DataError(
-                    f"one row stands in {other.split} and in {split}: {example.input}", "take it out of one of the files"
+                    f"one row stands in {rows[key].split} and in {split}: {example.input}",
+                    "take it out of one of the files",
                 )
-            rows[example.id] = example
+            rows[key] = example
     write_jsonl(context.out / "examples.jsonl", rows.values())
     for split in SPLITS:
         context.facts[split] = sum(row.split == split for row in rows.values())
