@@ -1,16 +1,16 @@
 """Function calling: what people say to their phone -> the calls it asks for.
 
-    "wake me at 6:30 tomorrow and no calls till then"
-    [{"name":"set_alarm","arguments":{"time":"6:30","days":"tomorrow"}},
-     {"name":"toggle_setting","arguments":{"setting":"do_not_disturb","on":true}}]
+"wake me at 6:30 tomorrow and no calls till then"
+[{"name":"set_alarm","arguments":{"time":"6:30","days":"tomorrow"}},
+ {"name":"toggle_setting","arguments":{"setting":"do_not_disturb","on":true}}]
 """
 
 from typing import Literal
 
 from pydantic import BaseModel, Field
+from workbench.validators import equivalent, grounded, minutes, parses, percent, round_trip, schema
 
 from workbench import Calls, Data, Prompt, Task, accept, reject, task
-from workbench.validators import equivalent, grounded, minutes, parses, percent, round_trip, schema
 
 
 class Utterance(BaseModel):

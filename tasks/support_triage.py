@@ -1,15 +1,15 @@
 """Extraction and routing: a customer's message -> a typed record for the desk that has to act.
 
-    "Unpacked the coffee maker, glass jug in a thousand pieces. I'd like a new one. 7130055 is the order."
-    {"queue":"returns","urgency":"normal","product":"coffee maker","order_number":"7130055","summary":"..."}
+"Unpacked the coffee maker, glass jug in a thousand pieces. I'd like a new one. 7130055 is the order."
+{"queue":"returns","urgency":"normal","product":"coffee maker","order_number":"7130055","summary":"..."}
 """
 
 from typing import Literal
 
 from pydantic import BaseModel, Field
+from workbench.validators import equivalent, grounded, parses, round_trip, schema
 
 from workbench import Data, Prompt, Record, Task, accept, reject, task
-from workbench.validators import equivalent, grounded, parses, round_trip, schema
 
 
 class Mail(BaseModel):

@@ -1,4 +1,4 @@
-"""The edge, with real files: the 135M base model cut down to four layers, llama.cpp's converter, quantizer and server."""
+"""The edge, with real files: the 135M base model cut down to four layers; llama.cpp's converter, quantizer, server."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import workbench.edge as edge
+from workbench import edge
 from workbench.edge import child
 from workbench.edge.convert import check_export
 from workbench.edge.expert import grammar, modelfile
@@ -81,7 +81,7 @@ def folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full(base: Path, folder: Path) -> Path:
     """The 16-bit GGUF of `folder`."""
-    return edge.to_gguf(folder, folder.parent / "full.gguf", TEMPLATE, base)
+    return edge.to_gguf(folder, folder.parent / "full.gguf", TEMPLATE, base, name="timer")
 
 
 @pytest.fixture(scope="session")
@@ -121,6 +121,7 @@ def test_the_gguf_says_what_a_shipped_expert_needs(full: Path, base: Path) -> No
     assert value(reader, "tokenizer.ggml.padding_token_id") != value(reader, "tokenizer.ggml.eos_token_id")
     assert value(reader, "tokenizer.ggml.add_bos_token") is False
     assert value(reader, "general.license") == "apache-2.0"
+    assert value(reader, "general.name") == "timer"
     assert tokens == value(open_gguf(base), "tokenizer.ggml.tokens")
     assert {t.tensor_type.name for t in reader.tensors} == {"BF16", "F32"}
 
@@ -135,6 +136,24 @@ def test_without_the_base_gguf_the_tokenizer_is_the_same(folder: Path, full: Pat
     both = open_gguf(full)
     for key in ("tokens", "merges", "token_type", "pre", "eos_token_id", "padding_token_id", "add_bos_token"):
         assert value(alone, f"tokenizer.ggml.{key}") == value(both, f"tokenizer.ggml.{key}"), key
+
+
+def test_a_vocabulary_with_a_new_token_keeps_the_pre_tokenizer(folder: Path, base: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|tool|>"]})
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.save_pretrained(tmp_path / "grown")
+    tokenizer.save_pretrained(tmp_path / "grown")
+    made = edge.to_gguf(tmp_path / "grown", tmp_path / "grown.gguf", TEMPLATE.replace("<|im_end|>", "<|tool|>"), base)
+    reader = open_gguf(made)
+    assert value(reader, "tokenizer.ggml.pre") == "smollm"
+    assert value(reader, "tokenizer.ggml.tokens")[49152:] == ["<|tool|>"]
+    assert value(reader, "tokenizer.ggml.eos_token_id") == 49152
+    text = "12 tea <|tool|> 🦙"
+    assert tokenize(made, text) == tokenizer(text, add_special_tokens=False).input_ids
 
 
 def test_a_template_without_an_end_of_turn_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -217,7 +236,7 @@ def test_quantizer_errors_name_the_cause(full: Path, tmp_path: Path) -> None:
     assert "Q4_0" in wrong.value.hint
     torn = tmp_path / "torn.gguf"
     torn.write_bytes(full.read_bytes()[:9_000_000])
-    with pytest.raises(EdgeError, match="quantizing torn.gguf to Q4_0 failed"):
+    with pytest.raises(EdgeError, match=r"quantizing torn\.gguf to Q4_0 failed"):
         edge.quantize(torn, tmp_path / "x.gguf", "Q4_0")
     assert [p.name for p in tmp_path.iterdir()] == ["torn.gguf"]
 
@@ -241,7 +260,7 @@ def test_a_dead_server_is_told_from_a_slow_one(full: Path) -> None:
         server.check()
         os.kill(server.pid, signal.SIGKILL)
         assert _gone(server.pid, timeout_s=5)
-        with pytest.raises(EdgeError, match="died .killed by SIGKILL"):
+        with pytest.raises(EdgeError, match=r"died .killed by SIGKILL"):
             server.check()
     with pytest.raises(EdgeError, match="not running"):
         _ = server.base_url

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -318,7 +319,7 @@ def test_dev_exact_is_what_generate_gives(tiny: Path, tmp_path: Path) -> None:
     adapter = train(tiny, ROWS[:8], ROWS, config, tmp_path / "work", lambda _: None)
     folder = merge(tiny, adapter, tmp_path / "merged", onto="quantized")
     tokenizer, words = load_tokenizer(folder), rendering_for(folder)
-    model = load_model(folder)
+    model: Any = load_model(folder)
     right = []
     for pair in ROWS:
         ids = tokenizer(words.prompt(pair.prompt), add_special_tokens=False, return_tensors="pt")

@@ -22,7 +22,9 @@ TaskArg = Annotated[str, typer.Argument(help="A task's name, or the path of its 
 def run(
     task: TaskArg,
     profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
-    teacher: Annotated[str, typer.Option(help="A model of the catalogue, a GGUF file, hf:NAME, or a server's model.")] = "",
+    teacher: Annotated[
+        str, typer.Option(help="A model of the catalogue, a GGUF file, hf:NAME, or a server's model.")
+    ] = "",
     student: Annotated[str, typer.Option(help="A model of the catalogue, a GGUF file, a folder or a hub id.")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in train.lr=0.0005.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
@@ -87,7 +89,9 @@ def eval_(
 
 
 @app.command()
-def report(run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a task for its latest.")]) -> None:
+def report(
+    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a task for its latest.")],
+) -> None:
     """Write a run's report anew and print its table."""
     from workbench import commands
 

@@ -86,7 +86,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     """How, not what: nothing here can change a result, so nothing here is in a key."""
 
     threads: int = 0  # 0: all cores
-    slots: int = 4
+    slots: int = 2
     concurrency: int = 8
     timeout_s: float = 120.0
     attempts: int = 5

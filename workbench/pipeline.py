@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from workbench.config import Config
 from workbench.digest import tree_digest
+from workbench.edge.native import runtime_version
 from workbench.ledger import Ledger
 from workbench.models import cache_dir
 from workbench.stages.context import Context
@@ -71,7 +72,9 @@ def walk(
                 if artifact is not None:
                     store.discard(stage.name, key)
                 say(f"{stage.name}: runs")
-                artifact = _run(stage, key, made_of, store, Context(task, config, inputs, root, ledger, cache_dir(), say, run))
+                artifact = _run(
+                    stage, key, made_of, store, Context(task, config, inputs, root, ledger, cache_dir(), say, run)
+                )
             finished[stage.name] = Done(stage, key, None if dry and ran else artifact, ran, made_of)
             done(finished[stage.name])
             if stage.name == until:
@@ -86,7 +89,7 @@ def _key(stage: Stage, task: Task, config: Config, finished: Mapping[str, Done])
         "config": {name: getattr(config, name).model_dump(mode="json") for name in stage.sections},
         "inputs": {name: artifact.digest if artifact else "" for name, artifact in inputs.items()},
         "code": code_digest(task) if stage.code else "",
-        "environment": {name: version(name) for name in stage.libraries},
+        "environment": {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries},
     }
     return made_of, stage_key(stage.name, stage.version, **made_of) if all(inputs.values()) else ""
 

@@ -1,7 +1,7 @@
 """A run's folder: what was asked, what each stage made, and the report.
 
-    runs/<task>/<UTC time>-<short key>/    config.toml (re-runnable), lock.json, events.jsonl, report.html, report.md, expert/
-    runs/<task>/latest                     repointed when a run has ended well
+runs/<task>/<UTC time>-<short key>/    config.toml (re-runnable), lock.json, events.jsonl, report.html, report.md, expert/
+runs/<task>/latest                     repointed when a run has ended well
 """
 
 import json

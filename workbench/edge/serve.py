@@ -1,8 +1,8 @@
 """`python -m workbench.edge.serve --model FILE …`: llama.cpp's own server (from xllamacpp) as a process of its own.
 
 Started by `runtime.LlamaServer`; useful alone, too. When it is ready it writes one line of JSON to standard output,
-`{"address": "http://127.0.0.1:PORT"}`; llama.cpp's log goes to standard error. It serves until its parent is gone, its
-standard input closes, or it is interrupted.
+`{"address": "http://127.0.0.1:PORT"}`; llama.cpp's log goes to standard error. It serves until it is
+interrupted or, started by `LlamaServer`, until that closes the pipe to it or is gone.
 
 What is set differently from llama.cpp's defaults, and why:
 
@@ -24,6 +24,7 @@ import threading
 from importlib import import_module
 from typing import Any
 
+from workbench.edge import native
 from workbench.edge.child import settle
 
 
@@ -70,18 +71,26 @@ def params(args: argparse.Namespace) -> Any:
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     settle()
-    xllamacpp = import_module("xllamacpp")
+    own = None
     try:
-        server = xllamacpp.Server(params(args))
-    except RuntimeError as error:  # llama.cpp has said why on standard error
+        if program := native.binary():
+            own, address = native.start(program, args)
+        else:
+            server = import_module("xllamacpp").Server(params(args))
+            address = server.listening_address
+    except (RuntimeError, FileNotFoundError) as error:  # llama.cpp has said why on standard error
         print(f"workbench: {error}", file=sys.stderr, flush=True)
         return 1
-    print(json.dumps({"address": server.listening_address}), flush=True)
+    print(json.dumps({"address": address}), flush=True)
     done = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: done.set())
     while not done.wait(0.5):  # in short waits, for a signal is seen between them only
-        pass
+        if own is not None and own.poll() is not None:
+            return 1
+    if own is not None:
+        own.terminate()
+        own.wait()
     return 0
 
 

@@ -140,6 +140,6 @@ def replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
     if not path:
         return new
     head, *rest = path
-    copy = list(value) if isinstance(value, list) else dict(value)
+    copy: Any = list(value) if isinstance(value, list) else dict(value)
     copy[head] = replaced(copy[head], tuple(rest), new)
     return copy

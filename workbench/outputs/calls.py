@@ -85,6 +85,9 @@ class Calls:
             raise ParseError("schema", f"call {place}: no function is called {name!r}")
         if not isinstance(arguments, dict):
             raise ParseError("schema", f"call {place}: `arguments` is not an object")
+        unknown = sorted(set(arguments) - set(model.model_fields))
+        if unknown and model.model_config.get("extra") != "allow":
+            raise ParseError("schema", f"{name} has no argument {unknown[0]!r}")
         full = validated(model, arguments, name)
         defaults = {key: field.get_default() for key, field in model.model_fields.items() if not field.is_required()}
         kept = {key: item for key, item in full.items() if key not in defaults or item != defaults[key]}
@@ -113,7 +116,7 @@ class Calls:
         return [*a, *b] if a and b and len(a) + len(b) <= self.max_calls else None
 
     def same(self, a: Any, b: Any) -> bool:
-        return self._comparable(a) == self._comparable(b)
+        return bool(self._comparable(a) == self._comparable(b))
 
     def _comparable(self, value: Any) -> Any:
         folded = fold(value)

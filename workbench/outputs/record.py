@@ -76,9 +76,7 @@ class Record:
         return str(value[self.group_by])
 
     def slots(self, value: Any) -> list[Slot]:
-        return [
-            Slot((name,), name, value[name], self._kinds[name]) for name in self.scored if value[name] is not None
-        ]
+        return [Slot((name,), name, value[name], self._kinds[name]) for name in self.scored if value[name] is not None]
 
     def replace(self, value: Any, path: tuple[str | int, ...], new: Any) -> Any:
         return replaced(value, path, new)

@@ -103,7 +103,9 @@ def _respelled(output: Output, input_: dict[str, Any], target: Any, rng: random.
             if slot.kind == "text" and spans(slot.value, text):
                 target = output.replace(target, slot.path, slot.value.lower())
     if rng.random() < 0.15:
-        taken = [span for slot in output.slots(target) if slot.kind != "choice" for span in spans(str(slot.value), text)]
+        taken = [
+            span for slot in output.slots(target) if slot.kind != "choice" for span in spans(str(slot.value), text)
+        ]
         free = [i for i, ch in enumerate(text) if ch.isalpha() and not any(a <= i < b for a, b in taken)]
         if free:
             at = rng.choice(free)

@@ -9,7 +9,38 @@ from typing import Any
 from workbench.outputs import Output, Slot
 from workbench.outputs.base import fold
 
-NICE_NUMBERS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 18, 20, 22, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 80, 85, 90)
+NICE_NUMBERS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    12,
+    14,
+    15,
+    18,
+    20,
+    22,
+    25,
+    30,
+    35,
+    40,
+    45,
+    50,
+    55,
+    60,
+    65,
+    70,
+    75,
+    80,
+    85,
+    90,
+)
 
 Pools = dict[str, list[Any]]
 
@@ -58,7 +89,11 @@ def number_span(value: int, text: str) -> tuple[tuple[int, int], bool] | None:
     """Where a number stands, and whether in digits; None unless it stands there exactly once."""
     from num2words import num2words
 
-    for spelling, digits in ((str(value), True), (num2words(value).replace("-", " "), False), (num2words(value), False)):
+    for spelling, digits in (
+        (str(value), True),
+        (num2words(value).replace("-", " "), False),
+        (num2words(value), False),
+    ):
         found = spans(spelling, text)
         if len(found) == 1:
             return found[0], digits

@@ -69,7 +69,8 @@ class InputWriter:
     def messages(self, answer: Any, style: str) -> tuple[Message, ...]:
         shots = self.groups.get(self.task.output.group(answer), [])[:8]
         demos = [
-            {**self._fields(seed.target, measured_style(input_text(seed))), "request": input_text(seed)} for seed in shots
+            {**self._fields(seed.target, measured_style(input_text(seed))), "request": input_text(seed)}
+            for seed in shots
         ]
         return self.program.messages(demos, self._fields(answer, style))
 

@@ -21,7 +21,9 @@ def estimated(task: Task, config: Config) -> list[str]:
     }
     dearest = max(labels.values())
     writer = InputWriter(task, seeds)
-    write = sum(len(m.content) for seed in seeds[:10] for m in writer.messages(seed.target, "short")) / min(10, len(seeds))
+    write = sum(len(m.content) for seed in seeds[:10] for m in writer.messages(seed.target, "short")) / min(
+        10, len(seeds)
+    )
     wanted = config.sample.inverse + config.sample.forward
     rows = config.evaluate.rows or len(test)
     plan = [

@@ -169,8 +169,6 @@ async def _replies(evaluation: Evaluation) -> list[Any]:
     context = evaluation.context
     teacher = build_teacher(context.config.teacher, context.config.runtime)
     try:
-        return list(
-            await label_all(asker_for(context, teacher), evaluation.labeler, evaluation.rows, context.config)
-        )
+        return list(await label_all(asker_for(context, teacher), evaluation.labeler, evaluation.rows, context.config))
     finally:
         await teacher.aclose()

@@ -44,9 +44,7 @@ async def _ask_all(server: LlamaServer, chats: Sequence[Chat], at_once: int, max
                     temperature=0,
                     max_tokens=max_tokens,
                 )
-            return Answer(
-                reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0
-            )
+            return Answer(reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0)
 
         return list(await asyncio.gather(*(one(chat) for chat in chats)))
 

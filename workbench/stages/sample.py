@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from workbench.errors import TeacherError
 from workbench.judge import judge
 from workbench.sources.writer import InputWriter
-from workbench.stages.context import Context, write_json, write_jsonl
+from workbench.stages.context import Context, read_json, write_json, write_jsonl
 from workbench.stages.shots import asker_for, label_request
 from workbench.stages.wishes import Wish, corpus_wishes, forward_wishes, inverse_wishes
 from workbench.task import Task
@@ -52,9 +52,9 @@ class Teller:
 
 def run(context: Context) -> None:
     """Writes candidates.jsonl (each with its verdict) and funnel.json. Raises TeacherError where the teacher is dead."""
-    if not {"inverse", "forward", "corpus"} & set(context.task.sources):
-        judged, funnel = [], {"stopped": "the task's sources ask nothing of a teacher", "wishes": 0}
-    else:
+    judged: list[Judgement] = []
+    funnel: dict[str, Any] = {"stopped": "the task's sources ask nothing of a teacher", "wishes": 0}
+    if {"inverse", "forward", "corpus"} & set(context.task.sources):
         judged, funnel = asyncio.run(_sample(context))
     write_jsonl(context.out / "candidates.jsonl", judged)
     write_json(context.out / "funnel.json", funnel)
@@ -99,8 +99,6 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
 
 
 def _mode(context: Context) -> str:
-    from workbench.stages.context import read_json
-
     return str(read_json(context.inputs["shots"] / "shots.json")["mode"])
 
 
@@ -136,7 +134,9 @@ class Loop:
             if reached:
                 return reached
             passed = sum(item.verdict.outcome == "pass" for item in judged)
-            self.context.say(f"sample: {start + ROUND}/{len(wishes)} wishes, {passed} passed of {len(judged)} candidates")
+            self.context.say(
+                f"sample: {start + ROUND}/{len(wishes)} wishes, {passed} passed of {len(judged)} candidates"
+            )
             if len(judged) >= config.hopeless_after and passed < config.hopeless_yield * len(judged):
                 return f"hopeless: {passed} of {len(judged)} candidates passed"
         return "enough"

@@ -9,6 +9,7 @@ from workbench.outputs import Output, ParseError
 from workbench.scoring import Table, table_of
 from workbench.stages.context import Context, write_json
 from workbench.teachers.asker import Asker, Limits
+from workbench.teachers.base import Teacher
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Reply, Request
@@ -18,12 +19,12 @@ MODES = ("group", "fixed", "nearest")
 
 def run(context: Context) -> None:
     """Writes shots.json: the mode kept, and each tried mode's dev score."""
-    mode = context.config.shots.mode
+    mode: str = context.config.shots.mode
     tried: dict[str, Table] = {}
     if mode == "auto":
         dev = context.examples("dev")[: context.config.shots.rows]
         tried = asyncio.run(_try_all(context, dev))
-        mode = max(tried, key=lambda name: tried[name]["exact"].value)  # type: ignore[assignment]
+        mode = max(tried, key=lambda name: tried[name]["exact"].value)
         context.say(f"shots: {mode} is kept: " + ", ".join(f"{k} {v['exact'].value:.1f}" for k, v in tried.items()))
     write_json(
         context.out / "shots.json",
@@ -47,10 +48,10 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> dict[str, Table]
         await teacher.aclose()
 
 
-def asker_for(context: Context, teacher: object, limits: Limits | None = None) -> Asker:
+def asker_for(context: Context, teacher: Teacher, limits: Limits | None = None) -> Asker:
     runtime = context.config.runtime
     return Asker(
-        teacher,  # type: ignore[arg-type]
+        teacher,
         context.ledger,
         limits=limits,
         concurrency=runtime.concurrency,
@@ -71,9 +72,7 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
     )
 
 
-async def label_all(
-    asker: Asker, labeler: Labeler, examples: Sequence[Example], config: Config
-) -> list[Reply | None]:
+async def label_all(asker: Asker, labeler: Labeler, examples: Sequence[Example], config: Config) -> list[Reply | None]:
     """A greedy label for each example, None where the teacher failed. Requests go out in the order of their prefixes."""
     requests = [label_request(labeler, example, config) for example in examples]
     order = sorted(range(len(requests)), key=lambda i: [message.content for message in requests[i].messages])
@@ -91,7 +90,9 @@ async def label_all(
 
 
 def score_replies(output: Output, examples: Sequence[Example], texts: Sequence[str]) -> Table:
-    return table_of(output, [(parsed(output, text), example.target) for example, text in zip(examples, texts, strict=True)])
+    return table_of(
+        output, [(parsed(output, text), example.target) for example, text in zip(examples, texts, strict=True)]
+    )
 
 
 def parsed(output: Output, text: str) -> object:

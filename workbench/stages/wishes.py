@@ -94,12 +94,18 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     rng = random.Random(config.seed + 1)
     writer = InputWriter(context.task, seeds)
     pools = pools_of(context.task.output, [seed.target for seed in seeds])
-    targets = [exchanged(context.task.output, rng.choice(list(seeds)).target, pools, rng) for _ in range(config.forward)]
+    targets = [
+        exchanged(context.task.output, rng.choice(list(seeds)).target, pools, rng) for _ in range(config.forward)
+    ]
     field = next(iter(context.task.prompt.input.model_fields))
 
     async def one(answer: Any, style: str, k: int) -> Wish | None:
         request = Request(
-            messages=writer.messages(answer, style), temperature=config.temperature, max_tokens=200, k=k, purpose="write"
+            messages=writer.messages(answer, style),
+            temperature=config.temperature,
+            max_tokens=200,
+            k=k,
+            purpose="write",
         )
         try:
             _, reply = await asker.ask(request)

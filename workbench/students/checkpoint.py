@@ -5,16 +5,19 @@ fp32 weights, the optimizer, the random states, the schedule as it was fitted to
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from workbench.digest import digest
 from workbench.errors import StudentError
 from workbench.students.losses import DevScore
 from workbench.students.masters import MasterAdamW
 from workbench.students.schedule import Schedule
+from workbench.students.settings import Pair, TrainConfig
 
 FORMAT = 1
 FILE = "checkpoint.pt"
@@ -42,6 +45,13 @@ class State:
     fitted: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
+
+
+def fingerprint(base: Path, rows: Sequence[Pair], dev: Sequence[Pair], config: TrainConfig) -> str:
+    """What makes a checkpoint this run's own. How often it is written is not part of it."""
+    files = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
+    options = config.model_dump(exclude={"checkpoint_seconds"})
+    return digest([(base / "config.json").read_text("utf-8"), files, list(rows), list(dev), options])
 
 
 def save(work: Path, fingerprint: str, state: State, optimizer: MasterAdamW) -> None:

@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from workbench.digest import digest
 from workbench.errors import StudentError
 from workbench.students import checkpoint
 from workbench.students.batches import collate, encode, plan
@@ -43,7 +42,7 @@ FIT_SHARE = 0.1
 WINDOW = 20  # steps that the told speed is the mean of
 
 
-def train(  # noqa: PLR0917
+def train(
     base: Path,
     rows: Sequence[Pair],
     dev: Sequence[Pair],
@@ -61,7 +60,7 @@ def train(  # noqa: PLR0917
     if not rows:
         raise StudentError("there are no rows to train on", "`workbench show select` tells where they were lost")
     work.mkdir(parents=True, exist_ok=True)
-    fingerprint = _fingerprint(base, rows, dev, config)
+    fingerprint = checkpoint.fingerprint(base, rows, dev, config)
     summary = work / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("fingerprint") == fingerprint:
         return work / "adapter"
@@ -239,8 +238,9 @@ class _Run:
         state.fitted = True
 
     def _out_of_time(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and monotonic() - self.origin + self.state.eval_seconds > limit * 60
+        """Whether one more step and the last look at dev would take too long."""
+        limit, ahead = self.config.max_minutes, self.recent[-1][0] + self.state.eval_seconds
+        return limit is not None and monotonic() - self.origin + ahead > limit * 60
 
     def _speed(self) -> float:
         """Tokens a second over the last steps, without padding."""
@@ -276,13 +276,6 @@ def _with_lora(base: Path, config: TrainConfig, longest: int) -> PeftModel:
     adapted = get_peft_model(model, lora)
     assert isinstance(adapted, PeftModel)
     return adapted
-
-
-def _fingerprint(base: Path, rows: Sequence[Pair], dev: Sequence[Pair], config: TrainConfig) -> str:
-    """What makes a checkpoint this run's own. How often it is written is not part of it."""
-    files = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
-    options = config.model_dump(exclude={"checkpoint_seconds"})
-    return digest([(base / "config.json").read_text("utf-8"), files, list(rows), list(dev), options])
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from workbench.errors import TeacherError
 from workbench.teachers.api import OpenAITeacher, key_from
 from workbench.teachers.base import Teacher
 
+LOCAL_TIMEOUT_S = 900.0  # a model on a busy small machine is slow, not dead; a dead one is told by its process
+
 
 def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
     """With `base_url` an API, `hf:...` a transformers model, else a GGUF of the catalogue or by path (fetched if need be)."""
@@ -43,5 +45,5 @@ def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
         licence=config.licence or (known.licence if known else "unknown"),
         slots=runtime.slots,
         threads=runtime.threads or os.cpu_count() or 1,
-        timeout_s=runtime.timeout_s,
+        timeout_s=max(runtime.timeout_s, LOCAL_TIMEOUT_S),
     )

@@ -68,8 +68,8 @@ class Labeler:
     """Input -> the messages that ask a teacher for the answer, with shots from the seeds.
 
     `fixed`: the first few of each group. `nearest`: the seeds nearest to the input by character trigrams, the nearest
-    last. `group`: one seed of each group, then all of the group that the nearest seeds vote for, in fixed order, so that
-    requests of one group share the whole block.
+    last. `group`: one seed of each group, then the rest of the group that the nearest seeds vote for, all in fixed
+    order: requests of one group share the whole block, all requests its first half.
     """
 
     def __init__(self, task: Task, seeds: Sequence[Example], mode: str, config: ShotsConfig) -> None:
@@ -99,8 +99,7 @@ class Labeler:
         for rank, seed in enumerate(near[:5]):
             votes[self.task.output.group(seed.target)] += 60 // (rank + 1)
         winner = votes.most_common(1)[0][0]
-        others = [group[0] for name, group in self._by_group.items() if name != winner]
-        return others + self._by_group[winner]
+        return [group[0] for group in self._by_group.values()] + self._by_group[winner][1:]
 
     def nearest(self, example: Example, count: int) -> list[Example]:
         """The seeds most like the input, most like first: Jaccard similarity of character trigrams."""

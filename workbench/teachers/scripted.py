@@ -1,6 +1,6 @@
 """A teacher that follows a script: the fake beside the real ones.
 
-    teacher = Scripted(lambda request: '[{"name": "open_app", "arguments": {"app": "maps"}}]')
+teacher = Scripted(lambda request: '[{"name": "open_app", "arguments": {"app": "maps"}}]')
 """
 
 from collections.abc import Callable

@@ -33,7 +33,7 @@ class TransformersTeacher:
             return_dict=True,
         ).to(model.device)
         torch.manual_seed(request.k)
-        sampling = {"do_sample": False}
+        sampling: dict[str, Any] = {"do_sample": False}
         if request.temperature > 0:
             sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p}
         with torch.inference_mode():
@@ -52,9 +52,11 @@ class TransformersTeacher:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            from workbench.students.load import load_for_inference
+            from workbench.models import cache_dir
+            from workbench.students.load import load_model, load_tokenizer, prepare_base
 
-            self._loaded = load_for_inference(self.model)
+            folder = prepare_base(self.model, cache_dir() / "students")
+            self._loaded = load_tokenizer(folder), load_model(folder)
             if self._loaded[0].chat_template is None:
                 raise TeacherError(
                     f"{self.model} has no chat template", "take an instruct model", kind="refused", fatal=True
