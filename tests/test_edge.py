@@ -51,14 +51,8 @@ HARD_TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def base(request: pytest.FixtureRequest) -> Path:
-    try:
-        path: Path = request.getfixturevalue("smollm2")
-    except pytest.FixtureLookupError:
-        path = Path.home() / ".cache/distil-dev/models/smollm2-135m-instruct.gguf"
-        if not path.is_file():
-            pytest.skip("smollm2-135m-instruct.gguf is not on this machine")
-    return path
+def base(smollm2: Path) -> Path:
+    return smollm2
 
 
 @pytest.fixture(scope="session")

@@ -36,17 +36,6 @@ QUICK = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def smollm2_hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stands in until the shared fixture is there: the GGUF of the catalogue, unpacked."""
-    if (probe := Path("/tmp/probe/smol")).exists():
-        return probe
-    gguf = Path("~/.cache/distil-dev/models/smollm2-135m-instruct.gguf").expanduser()
-    if not gguf.exists():
-        pytest.skip("needs smollm2-135m-instruct")
-    return prepare_base(gguf, tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def tiny(smollm2_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two layers of random weights under SmolLM2's tokenizer: its logits are as good as any to compare."""
     folder = tmp_path_factory.mktemp("tiny")

@@ -15,6 +15,7 @@ app = typer.Typer(
 models_app = typer.Typer(no_args_is_help=True, help="The models at hand: list, fetch, path.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
 
+INTERRUPTED = 130  # the exit code of a Ctrl-C
 TaskArg = Annotated[str, typer.Argument(help="A task's name, or the path of its Python file.")]
 
 
@@ -160,6 +161,14 @@ def main() -> None:
         if error.hint:
             print(f"next:  {error.hint}", file=sys.stderr)
         sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has caught the Ctrl-C
+            _stopped()
+        raise
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+        _stopped()
+        sys.exit(INTERRUPTED)
+
+
+def _stopped() -> None:
+    print("\nstopped; the same command goes on where it was", file=sys.stderr)

@@ -46,9 +46,8 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str) -> N
         print(f"[{(time.monotonic() - started) / 60:5.1f} min] {text}", flush=True)
         folder.say(text)
 
-    for model in (config.student.model, config.teacher.model):
-        if model in models.CATALOGUE and not (model == config.teacher.model and config.teacher.base_url):
-            say(f"model {model}: {fetch(model)}")
+    for model in _needed(config, until):
+        say(f"model {model}: {fetch(model)}")
 
     def done(item: pipeline.Done) -> None:
         folder.done(item)
@@ -67,6 +66,15 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str) -> N
     _print(made)
     say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     print(f"expert: {folder.path / 'expert'}\nreport: {folder.path / 'report.html'}")
+
+
+def _needed(config: Config, until: str) -> list[str]:
+    """The catalogue's models that the stages up to `until` rest on: they are fetched before anything else is done."""
+    last = next((place for place, stage in enumerate(pipeline.STAGES) if stage.name == until), len(pipeline.STAGES))
+    sections = {section for stage in pipeline.STAGES[: last + 1] for section in stage.sections}
+    named = [config.student.model] if "student" in sections else []
+    named += [config.teacher.model] if "teacher" in sections and not config.teacher.base_url else []
+    return [model for model in named if model in models.CATALOGUE]
 
 
 def _nothing(done: pipeline.Done) -> None:
@@ -141,13 +149,21 @@ def predict(name: str, text: str, run_name: str) -> None:
     config = load_config(file=folder / "config.toml")
     example = task.example(_input(task, text), split="new")
     (answer,) = ask_all(
-        folder / "expert" / "model.gguf",
+        _shipped(folder),
         [user(task.student_prompt(example.input))],
         config.runtime.model_copy(update={"slots": 1}),
         max_tokens=config.student.max_tokens,
         context=STUDENT_CONTEXT,
     )
     print(answer.text)
+
+
+def _shipped(folder: Path) -> Path:
+    """The file that a run shipped. Raises StoreError where it did not get that far."""
+    path = folder / "expert" / "model.gguf"
+    if not path.is_file():
+        raise StoreError(f"{folder.name} did not get as far as its expert", "run the task to its end first")
+    return path
 
 
 def _input(task: Task, text: str) -> dict[str, object]:
@@ -176,13 +192,13 @@ def evaluate(name: str, run_name: str, split: str) -> None:
     config = load_config(file=folder / "config.toml")
     rows = task.examples("dev" if split == "dev" else "test")
     answers = ask_all(
-        folder / "expert" / "model.gguf",
+        _shipped(folder),
         [user(task.student_prompt(row.input)) for row in rows],
         config.runtime,
         max_tokens=config.student.max_tokens,
         context=STUDENT_CONTEXT,
     )
-    print(f"{folder / 'expert' / 'model.gguf'} on {len(rows)} {split} rows")
+    print(f"{_shipped(folder)} on {len(rows)} {split} rows")
     for metric, score in score_replies(task.output, rows, [answer.text for answer in answers]).items():
         print(f"  {metric:15} {score.value:5.1f}  [{score.low:.1f}, {score.high:.1f}]")
 

@@ -23,8 +23,12 @@ class TeacherConfig(Frozen):
     base_url: str = ""
     key_env: str = "OPENAI_API_KEY"
     licence: str = ""
-    constrained: bool = True  # ask for JSON-schema-constrained decoding
+    constrained: bool | None = None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
     max_tokens: int = Field(256, ge=1)  # of an answer
+
+    @property
+    def asks_schema(self) -> bool:
+        return bool(self.base_url) if self.constrained is None else self.constrained
 
 
 class ShotsConfig(Frozen):
@@ -144,7 +148,9 @@ def _toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"there is no config file {file}", "give an existing TOML file") from None
-    except tomllib.TOMLDecodeError as error:
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error.strerror}", "give an existing TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: {error}", "mend the TOML") from None
 
 

@@ -40,12 +40,16 @@ class ConfigError(WorkbenchError):
 
 
 class TeacherError(WorkbenchError):
-    """A call to a teacher failed. `kind` says how, `fatal` whether asking anything else of it is pointless."""
+    """A call to a teacher failed. `kind` says how, `fatal` whether asking anything else of it is pointless; `wait_s` is how
+    long it asks to be left alone."""
 
-    def __init__(self, message: str, hint: str = "", *, kind: TeacherKind, fatal: bool = False) -> None:
+    def __init__(
+        self, message: str, hint: str = "", *, kind: TeacherKind, fatal: bool = False, wait_s: float = 0.0
+    ) -> None:
         super().__init__(message, hint)
         self.kind: TeacherKind = kind
         self.fatal = fatal
+        self.wait_s = wait_s
 
 
 class ModelError(WorkbenchError):

@@ -95,10 +95,11 @@ def _key(stage: Stage, task: Task, config: Config, finished: Mapping[str, Done])
 
 
 def code_digest(task: Task) -> str:
-    """Of the task's file, its data and the validators it was declared with."""
+    """Of the task's file, its data and the validators it was declared with. That data is missing is told where it is read."""
     modules = {type(validator).__module__ for validator in task.validators}
     files = [Path(str(import_module(name).__file__)) for name in modules if not name.startswith("workbench_task_")]
-    return tree_digest([task.file, *(task.data.root / name for name in task.data.files.values()), *files])
+    data = [path for name in task.data.files.values() if (path := task.data.root / name).is_file()]
+    return tree_digest([task.file, *data, *files])
 
 
 def _run(stage: Stage, key: str, made_of: dict[str, Any], store: Store, context: Context) -> Artifact:

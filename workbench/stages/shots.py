@@ -67,7 +67,7 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
         temperature=0.0 if k == 0 else config.sample.temperature,
         max_tokens=config.teacher.max_tokens,
         k=k,
-        json_schema=labeler.task.output.schema() if config.teacher.constrained else None,
+        json_schema=labeler.task.output.schema() if config.teacher.asks_schema else None,
         purpose="label",
     )
 

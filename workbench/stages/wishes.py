@@ -27,6 +27,8 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     """`sample.inverse` answers: the teacher's own new ones first, the rest by exchanging values; sorted by group, so that
     requests with one prefix follow each other."""
     config, output = context.config.sample, context.task.output
+    if not config.inverse:
+        return []
     rng = random.Random(config.seed)
     written = await _written_answers(context, asker, seeds, rng)
     models = [*(seed.target for seed in seeds), *written]

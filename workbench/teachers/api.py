@@ -6,7 +6,10 @@ import time
 from typing import Any
 
 from workbench.errors import TeacherError
+from workbench.ledger import redact
 from workbench.types import Reply, Request, Usage
+
+SHORTEST_KEY = 8  # `local` is no secret
 
 
 class OpenAITeacher:
@@ -20,7 +23,6 @@ class OpenAITeacher:
         key: str,
         licence: str,
         timeout_s: float = 120.0,
-        constrained: bool = True,
         identity: str = "",
     ) -> None:
         from openai import AsyncOpenAI
@@ -28,15 +30,15 @@ class OpenAITeacher:
         self.model = identity or model
         self.licence = licence
         self._served = model
-        self._constrained = constrained
         self._base_url = base_url
+        self._key = key
         self._client = AsyncOpenAI(base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0)
 
     async def complete(self, request: Request) -> Reply:
         import openai
 
         extra: dict[str, Any] = {}
-        if request.json_schema is not None and self._constrained:
+        if request.json_schema is not None:
             schema = {"name": "answer", "schema": request.json_schema, "strict": True}
             extra["response_format"] = {"type": "json_schema", "json_schema": schema}
         start = time.monotonic()
@@ -68,7 +70,7 @@ class OpenAITeacher:
                 fatal=True,
             )
         if isinstance(error, openai.NotFoundError | openai.BadRequestError | openai.UnprocessableEntityError):
-            text = str(error)[:300]
+            text = self._without_key(str(error))[:300]
             return TeacherError(
                 f"{where} refused the request: {text}",
                 "check teacher.model and teacher.base_url; for a server without JSON schemas: "
@@ -77,14 +79,23 @@ class OpenAITeacher:
                 fatal=isinstance(error, openai.NotFoundError),
             )
         if isinstance(error, openai.RateLimitError):
-            return TeacherError(f"{where} asks to slow down (HTTP 429)", "lower runtime.concurrency", kind="rate")
+            return TeacherError(
+                f"{where} asks to slow down (HTTP 429)",
+                "lower it with --set runtime.concurrency=2; the same command goes on where it was",
+                kind="rate",
+                wait_s=_seconds(error.response.headers.get("retry-after", "")),
+            )
         if isinstance(error, openai.APITimeoutError):
             return TeacherError(f"{where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
         if isinstance(error, openai.APIConnectionError):
             return TeacherError(f"{where} cannot be reached", "is the server up, and the network?", kind="network")
         if isinstance(error, openai.APIStatusError):
             return TeacherError(f"{where} failed (HTTP {error.status_code})", "try again later", kind="server")
-        return TeacherError(f"{where} answered nonsense: {str(error)[:200]}", kind="bad_reply")
+        return TeacherError(f"{where} answered nonsense: {self._without_key(str(error))[:200]}", kind="bad_reply")
+
+    def _without_key(self, text: str) -> str:
+        """What a server says of a refused request may quote the key."""
+        return redact(text.replace(self._key, "[redacted]") if len(self._key) >= SHORTEST_KEY else text)
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -92,7 +103,7 @@ class OpenAITeacher:
 
 def _reply(answer: Any, seconds: float) -> Reply:
     """A chat completion as a Reply. Raises TeacherError where it holds no text."""
-    choices = getattr(answer, "choices", None)
+    choices: Any = getattr(answer, "choices", None)
     message = getattr(choices[0], "message", None) if choices else None
     if message is None:
         raise TeacherError("the reply holds no choices", kind="bad_reply")
@@ -100,18 +111,28 @@ def _reply(answer: Any, seconds: float) -> Reply:
         return Reply(text="", finish="refused", seconds=seconds)
     if not message.content:
         raise TeacherError("the reply is empty", kind="bad_reply")
-    usage = answer.usage
+    if not isinstance(message.content, str):
+        raise TeacherError("the reply is no text", kind="bad_reply")
+    usage = getattr(answer, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
     return Reply(
         text=message.content,
         finish="length" if choices[0].finish_reason == "length" else "stop",
         usage=Usage(
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
+            prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
+            completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
             cached_tokens=getattr(details, "cached_tokens", 0) or 0,
         ),
         seconds=seconds,
     )
+
+
+def _seconds(header: str) -> float:
+    """A Retry-After header in seconds; 0 for a date, which the asker's own waiting serves as well."""
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        return 0.0
 
 
 def key_from(name: str) -> str:

@@ -15,7 +15,9 @@ from workbench.teachers.base import Teacher
 from workbench.types import Reply, Request
 
 RETRIED = ("rate", "timeout", "server", "network", "bad_reply")
-DEAD_AFTER = 8  # failures in a row, retries included, after which a teacher is taken for dead
+DEAD_AFTER = 8  # failures in a row, retries included, after which a teacher is taken for dead; and three a place, for
+# a hiccup of the server fails all that is under way at once
+WAIT_AT_MOST_S = 60.0  # however long a server asks to wait
 
 
 @dataclass
@@ -36,8 +38,8 @@ class Spent:
     started: float = field(default_factory=time.monotonic)
 
     def over(self, limits: Limits) -> str:
-        """Which limit is reached, in words; empty while none is."""
-        if self.calls >= limits.calls:
+        """Which limit is passed, in words; empty while none is. `calls` holds the one that asks, so it may reach its limit."""
+        if self.calls > limits.calls:
             return f"the budget of {limits.calls} calls is spent"
         if self.tokens >= limits.tokens:
             return f"the budget of {limits.tokens} tokens is spent"
@@ -66,35 +68,60 @@ class Asker:
         self.attempts = attempts
         self.run = run
         self._gate = asyncio.Semaphore(concurrency)
+        self._dead_after = max(DEAD_AFTER, 3 * concurrency)
+        self._counted: set[str] = set()
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failures_in_a_row = 0
 
     async def ask(self, request: Request) -> tuple[str, Reply]:
         """The ledger key of the call, and the reply."""
         key = self.ledger.key(self.teacher.model, request)
+        if key in self._counted:
+            return key, await self._answer(key, request)
+        self._counted.add(key)
+        self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
+        try:
+            self.check_budget()
+            reply = await self._answer(key, request)
+        except BaseException:
+            self._counted.discard(key)
+            self.spent.calls -= 1
+            raise
+        self.spent.tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
+        return key, reply
+
+    async def _answer(self, key: str, request: Request) -> Reply:
+        """From the ledger, from the call that is under way, or from the teacher."""
         known = self.ledger.get(key)
-        if known is None:
-            task = self._under_way.get(key)
-            if task is None:
-                task = asyncio.create_task(self._send(key, request))
-                self._under_way[key] = task
-                task.add_done_callback(lambda _: self._under_way.pop(key, None))
-            known = await asyncio.shield(task)
-        else:
-            self._count(known)
-        return key, known
+        if known is not None:
+            return known
+        task = self._under_way.get(key)
+        if task is None:
+            task = asyncio.create_task(self._send(key, request))
+            self._under_way[key] = task
+            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+        return await asyncio.shield(task)
 
     def check_budget(self) -> None:
         reached = self.spent.over(self.limits)
         if reached:
             raise TeacherError(reached, "raise sample.max_calls, max_tokens or max_minutes", kind="budget")
 
-    def _count(self, reply: Reply) -> None:
-        self.spent.calls += 1
-        self.spent.tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
-
     async def _send(self, key: str, request: Request) -> Reply:
-        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+        from tenacity import (
+            AsyncRetrying,
+            RetryCallState,
+            retry_if_exception,
+            stop_after_attempt,
+            wait_random_exponential,
+        )
+
+        backoff = wait_random_exponential(multiplier=0.5, max=20)
+
+        def pause(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.wait_s if isinstance(error, TeacherError) else 0.0
+            return max(backoff(state), min(asked, WAIT_AT_MOST_S))
 
         def again(error: BaseException) -> bool:
             return isinstance(error, TeacherError) and error.kind in RETRIED and not error.fatal
@@ -104,7 +131,7 @@ class Asker:
             try:
                 async for attempt in AsyncRetrying(
                     stop=stop_after_attempt(self.attempts),
-                    wait=wait_random_exponential(multiplier=0.5, max=20),
+                    wait=pause,
                     retry=retry_if_exception(again),
                     reraise=True,
                 ):
@@ -114,7 +141,6 @@ class Asker:
                 self.spent.failed += 1
                 raise
         self.spent.sent += 1
-        self._count(reply)
         return reply
 
     async def _once(self, key: str, request: Request) -> Reply:
@@ -123,7 +149,7 @@ class Asker:
         except TeacherError as error:
             self.ledger.fail(key, self.teacher.model, request, error.kind, str(error))
             self._failures_in_a_row += 1
-            if self._failures_in_a_row >= DEAD_AFTER and not error.fatal:
+            if self._failures_in_a_row >= self._dead_after and not error.fatal:
                 raise TeacherError(
                     f"{self._failures_in_a_row} failures in a row, the last: {error}",
                     error.hint or "the run goes on where it was with the same command",

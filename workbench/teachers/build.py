@@ -18,10 +18,9 @@ def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
         return OpenAITeacher(
             config.model,
             base_url=config.base_url,
-            key=os.environ.get(config.key_env, "local") if local else key_from(config.key_env),
+            key=os.environ.get(config.key_env) or "local" if local else key_from(config.key_env),
             licence=config.licence or "unknown",
             timeout_s=runtime.timeout_s,
-            constrained=config.constrained,
             identity=f"{config.model}@{config.base_url}",
         )
     if config.model.startswith("hf:"):

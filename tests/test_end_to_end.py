@@ -1,0 +1,140 @@
+"""The whole walk on the real student: task file -> GGUF in llama.cpp's own server. Only the teacher is a small script behind
+a real HTTP server, so that the walk takes minutes and the rows are known."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import TeacherServer
+from workbench import registry
+from workbench.config import load_config
+from workbench.runs import read_lock
+from workbench.scaffold import write_task
+
+SETTINGS = [
+    "shots.mode=group", "sample.inverse=24", "sample.values_per_slot=10", "select.recombine=160",
+    "train.epochs=3", "train.lr=0.002", "train.evals=2", "train.max_minutes=2.5", "export.quants=['Q8_0', 'Q4_0']",
+    "export.max_drop=100", "export.max_ratio=1", "evaluate.timed=2", "evaluate.base_rows=2", "student.max_tokens=48",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Path]:
+    """A folder with a finished run of the task that `workbench new` writes."""
+    folder = tmp_path_factory.mktemp("project")
+    write_task(folder, "lights")
+    with TeacherServer() as teacher:
+        sets = [*SETTINGS, f"teacher.base_url={teacher.base_url}"]
+        command = [sys.executable, "-m", "workbench", "run", "lights.py", "--teacher", "fake"]
+        command += [part for item in sets for part in ("--set", item)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        again = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert again.stdout.count("skipped, nothing changed") == 8, again.stdout
+    yield folder
+
+
+@pytest.fixture(scope="module")
+def run(project: Path) -> Path:
+    return (project / "runs" / "lights" / "latest").resolve()
+
+
+def test_the_expert_folder_holds_all_that_a_device_needs(run: Path) -> None:
+    expert = run / "expert"
+    assert {path.name for path in expert.iterdir()} == {
+        "model.gguf", "grammar.gbnf", "schema.json", "Modelfile", "README.md",
+    }  # fmt: skip
+    assert (expert / "model.gguf").read_bytes()[:4] == b"GGUF"
+    assert json.loads((expert / "schema.json").read_text())["type"] == "array"
+
+
+def test_the_report_is_of_the_shipped_file(run: Path) -> None:
+    html = (run / "report.html").read_text()
+    assert "teacher" in html and "Q8_0" in html and "<table" in html
+    assert (run / "report.md").read_text().count("|") > 20
+
+
+def test_every_row_of_the_shard_can_be_traced(run: Path) -> None:
+    shard = Path(read_lock(run).entry("select").path) / "rows.jsonl"  # type: ignore[union-attr]
+    rows = [json.loads(line) for line in shard.read_text().splitlines()]
+    taught = [row for row in rows if row["source"] == "inverse"]
+    assert taught and all(row["call"] and row["teacher"] and row["licence"] for row in taught)
+    assert all(row["verdict"]["outcome"] == "pass" for row in rows)
+
+
+def test_the_student_learned_something(run: Path) -> None:
+    history = Path(read_lock(run).entry("train").path) / "history.jsonl"  # type: ignore[union-attr]
+    losses = [line["dev_loss"] for line in map(json.loads, history.read_text().splitlines()) if line.get("dev_loss")]
+    assert losses[-1] < losses[0] / 2
+
+
+def test_the_shipped_file_answers_as_in_the_evaluation_with_no_code_of_ours_between(run: Path, project: Path) -> None:
+    """llama.cpp's own server on expert/model.gguf, the plain OpenAI chat API: the very answers that were scored."""
+    import openai
+    import xllamacpp
+
+    lock = read_lock(run)
+    evaluation = Path(lock.entry("evaluate").path)  # type: ignore[union-attr]
+    shipped = json.loads((evaluation / "results.json").read_text())["chosen"]
+    scored = [json.loads(line) for line in (evaluation / "answers.jsonl").read_text().splitlines()]
+    answers = {item["example"]: item["text"] for item in scored if item["entrant"] == shipped}
+    task = registry.load(str(project / "lights.py"))
+    params = xllamacpp.CommonParams()
+    params.model.path = str(run / "expert" / "model.gguf")
+    params.n_ctx = 1024
+    params.port = 0
+    server = xllamacpp.Server(params)
+    client = openai.OpenAI(base_url=f"{server.listening_address}/v1", api_key="none")
+    limit = load_config(file=run / "config.toml").student.max_tokens
+    rows = task.examples("test")
+    for row in rows:
+        reply = client.chat.completions.create(
+            model="any",
+            messages=[{"role": "user", "content": task.student_prompt(row.input)}],
+            temperature=0,
+            max_tokens=limit,
+        )
+        assert reply.choices[0].message.content == answers[row.id]
+    assert len(answers) == len(rows)
+
+
+def test_training_and_runtime_read_the_same_token_ids(run: Path, project: Path) -> None:
+    """The rendering the student was trained on, token for token, is what llama.cpp feeds for the same chat."""
+    from workbench.edge.parity import rendering_ids
+    from workbench.students.batches import encode
+    from workbench.students.load import load_tokenizer
+    from workbench.students.rendering import rendering_for
+    from workbench.students.settings import Pair
+
+    weights = Path(read_lock(run).entry("merge").path) / "weights"  # type: ignore[union-attr]
+    tokenizer, rendering = load_tokenizer(weights), rendering_for(weights)
+    texts = [row.input["text"] for row in registry.load(str(project / "lights.py")).examples("test")]
+    texts += ["½ naïve 日本 12345", "a <|im_end|> in the text", '{"name": "x", "arguments": {"n": 10}}', " two  spaces "]
+    answer = '[{"name":"open_app","arguments":{"app":"maps"}}]'
+    for text in texts:
+        (row,) = encode(tokenizer, rendering, [Pair(prompt=text, completion=answer)])
+        prompt = rendering_ids(run / "expert" / "model.gguf", [{"role": "user", "content": text}])
+        assert list(row.ids[: len(prompt)]) == prompt
+        closed = rendering_ids(
+            run / "expert" / "model.gguf",
+            [{"role": "user", "content": text}, {"role": "assistant", "content": answer}],
+            add_generation_prompt=False,
+        )
+        assert list(row.ids) == closed[: len(row.ids)]
+
+
+def test_predict_and_why(project: Path) -> None:
+    def workbench(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "workbench", *args], cwd=project, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert workbench("predict", "lights.py", "switch on the kitchen light").strip()
+    assert "skipped" in workbench("why", "lights", "train")
+    assert "exact" in workbench("eval", "lights.py")

@@ -1,0 +1,449 @@
+"""Teachers over a real wire: each misdeed of a server, the key's secrecy, the asker's promises, the few-shot blocks."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import MISDEEDS, TeacherServer
+from small import sampling, workbench, write_task
+
+from workbench import registry
+from workbench.config import Config, Runtime, ShotsConfig, TeacherConfig
+from workbench.errors import TeacherError
+from workbench.ledger import Ledger
+from workbench.sources.writer import InputWriter
+from workbench.task import Task
+from workbench.teachers.api import OpenAITeacher, key_from
+from workbench.teachers.asker import DEAD_AFTER, Asker, Limits
+from workbench.teachers.build import build_teacher
+from workbench.teachers.prompts import Labeler, Program
+from workbench.teachers.scripted import Scripted
+from workbench.types import Example, Message, Reply, Request
+
+KEY = "wb-live-0123456789abcdef"  # no form that a pattern would know
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TeacherServer]:
+    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
+        yield running
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return registry.load(str(write_task(tmp_path_factory.mktemp("task"))))
+
+
+def question(text: str = "hello", **options: object) -> Request:
+    return Request.model_validate({"messages": [{"role": "user", "content": text}], **options})
+
+
+def teacher_at(url: str, timeout_s: float = 5.0, constrained: bool = True) -> OpenAITeacher:
+    return OpenAITeacher(
+        "fake", base_url=url, key=KEY, licence="CC0-1.0", timeout_s=timeout_s, constrained=constrained
+    )  # fmt: skip
+
+
+def complete(url: str, request: Request | None = None, timeout_s: float = 5.0, constrained: bool = True) -> Reply:
+    async def once() -> Reply:
+        teacher = teacher_at(url, timeout_s, constrained)
+        try:
+            return await teacher.complete(request or question())
+        finally:
+            await teacher.aclose()
+
+    return asyncio.run(once())
+
+
+def asking(url: str, ledger: Ledger, use: Callable[[Asker], Awaitable[None]], **options: object) -> Asker:
+    """Runs `use` with an asker of the server, and gives the asker to look at."""
+
+    async def inside() -> Asker:
+        teacher = teacher_at(url)
+        try:
+            asker = Asker(teacher, ledger, **options)  # type: ignore[arg-type]
+            await use(asker)
+            return asker
+        finally:
+            await teacher.aclose()
+
+    return asyncio.run(inside())
+
+
+# --- what a server may do ---
+
+
+def test_a_good_reply(server: TeacherServer) -> None:
+    reply = complete(server.base_url, question("one two three", max_tokens=7, temperature=0.5))
+    assert (reply.text, reply.finish) == ("[]", "stop")
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (3, 1)
+    assert server.requests[0]["model"] == "fake"
+    assert server.requests[0]["messages"] == [{"role": "user", "content": "one two three"}]
+    assert (server.requests[0]["max_tokens"], server.requests[0]["temperature"]) == (7, 0.5)
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("deed", "kind", "fatal", "says", "hint"),
+    [
+        ("401", "auth", True, "refused the API key (HTTP 401)", "teacher.key_env"),
+        ("403", "auth", True, "refused the API key (HTTP 403)", "teacher.key_env"),
+        ("404", "refused", True, "refused the request", "teacher.model"),
+        ("400", "refused", False, "refused the request", "teacher.constrained=false"),
+        ("422", "refused", False, "refused the request", "teacher.constrained=false"),
+        ("429", "rate", False, "slow down (HTTP 429)", "runtime.concurrency"),
+        ("500", "server", False, "failed (HTTP 500)", "later"),
+        ("503", "server", False, "failed (HTTP 503)", "later"),
+        ("hang", "timeout", False, "did not answer in time", "runtime.timeout_s"),
+        ("reset", "network", False, "cannot be reached", "is the server up"),
+        ("cut", "network", False, "cannot be reached", "is the server up"),
+        ("half", "bad_reply", False, "not JSON", ""),
+        ("no-choices", "bad_reply", False, "no choices", ""),
+        ("null-choices", "bad_reply", False, "no choices", ""),
+        ("html", "bad_reply", False, "no choices", ""),
+        ("text", "bad_reply", False, "no choices", ""),
+        ("list", "bad_reply", False, "no choices", ""),
+        ("empty", "bad_reply", False, "empty", ""),
+        ("null", "bad_reply", False, "empty", ""),
+        ("parts", "bad_reply", False, "no text", ""),
+    ],
+)
+def test_what_a_server_may_do(
+    server: TeacherServer, deed: str, kind: str, fatal: bool, says: str, hint: str
+) -> None:  # fmt: skip
+    server.script = [deed]
+    with pytest.raises(TeacherError) as caught:
+        complete(server.base_url, timeout_s=0.3 if deed == "hang" else 5.0)
+    assert (caught.value.kind, caught.value.fatal) == (kind, fatal)
+    assert says in str(caught.value)
+    assert hint in caught.value.hint
+    assert KEY not in str(caught.value) + caught.value.hint
+    assert caught.value.wait_s == (1.0 if deed == "429" else 0.0)
+    assert server.count == 1, "the client makes no retries of its own"
+
+
+@pytest.mark.parametrize("deed", ["no-usage", "odd-usage"])
+def test_a_server_that_counts_no_tokens_is_no_error(server: TeacherServer, deed: str) -> None:
+    server.script = [deed]
+    assert complete(server.base_url).usage.prompt_tokens == 0
+
+
+def test_a_refusal_and_a_reply_cut_by_its_length_are_replies(server: TeacherServer) -> None:
+    server.script = ["refusal", "length"]
+    assert complete(server.base_url).finish == "refused"
+    assert complete(server.base_url).finish == "length"
+
+
+def test_every_misdeed_is_tried() -> None:
+    marks = {m.name: m for m in test_what_a_server_may_do.pytestmark}  # type: ignore[attr-defined]
+    tried = {case[0] for case in marks["parametrize"].args[1]}
+    assert tried | {"no-usage", "odd-usage", "refusal", "length"} == set(MISDEEDS)
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    with TeacherServer(tmp_path / "log.jsonl") as gone:
+        url = gone.base_url
+    with pytest.raises(TeacherError, match="cannot be reached") as caught:
+        complete(url)
+    assert (caught.value.kind, caught.value.fatal) == ("network", False)
+
+
+def test_the_schema_is_sent_where_the_server_takes_it(server: TeacherServer) -> None:
+    request = question(json_schema={"type": "array"})
+    complete(server.base_url, request)
+    complete(server.base_url, request, constrained=False)
+    assert server.requests[0]["response_format"]["json_schema"]["schema"] == {"type": "array"}
+    assert "response_format" not in server.requests[1]
+
+
+# --- the key ---
+
+
+def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch, server: TeacherServer) -> None:
+    monkeypatch.delenv("WORKBENCH_TEST_KEY", raising=False)
+    config = TeacherConfig(model="m", base_url="https://api.example.com/v1", key_env="WORKBENCH_TEST_KEY")
+    for value in (None, ""):
+        if value is not None:
+            monkeypatch.setenv("WORKBENCH_TEST_KEY", value)
+        with pytest.raises(TeacherError, match="WORKBENCH_TEST_KEY holds no API key") as caught:
+            build_teacher(config, Runtime())
+        assert (caught.value.kind, caught.value.fatal) == ("auth", True)
+        assert "teacher.key_env" in caught.value.hint
+    local = config.model_copy(update={"base_url": server.base_url})
+    asyncio.run(build_teacher(local, Runtime()).complete(question()))  # a server on this machine needs none
+    assert server.headers[-1]["Authorization"] == "Bearer local"
+    monkeypatch.setenv("WORKBENCH_TEST_KEY", KEY)
+    assert key_from("WORKBENCH_TEST_KEY") == KEY
+    made = build_teacher(config, Runtime())
+    assert made.model == "m@https://api.example.com/v1"
+    assert KEY not in made.model
+    asyncio.run(made.aclose())
+
+
+def test_the_key_is_written_nowhere(tmp_path: Path) -> None:
+    """Not in the ledger, the events, the lock, the settings, an artifact or on the terminal, though the server says it."""
+    write_task(tmp_path)
+    with TeacherServer(tmp_path / "log.jsonl", script=["ok", "400", "422", "500", "half"]) as server:
+        arguments = sampling(server.base_url, "sample.inverse=6", "teacher.key_env=WORKBENCH_TEST_KEY")
+        done = workbench(tmp_path, *arguments, WORKBENCH_TEST_KEY=KEY)
+        assert done.returncode == 0, done.stderr
+        assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+        server.script = ["401"] * 50
+        refused = workbench(tmp_path, *arguments, "--set", "sample.seed=1", WORKBENCH_TEST_KEY=KEY)
+    assert refused.returncode == 1
+    assert "refused the API key (HTTP 401)" in refused.stderr
+    assert "next:  set the key" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert KEY not in done.stdout + done.stderr + refused.stdout + refused.stderr
+    with Ledger(tmp_path / ".workbench" / "ledger.sqlite") as ledger:
+        assert sum(total.failures for total in ledger.totals()) >= 4
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"events.jsonl", "lock.json", "config.toml", "candidates.jsonl"} <= {path.name for path in files}
+    assert [path for path in files if KEY.encode() in path.read_bytes()] == []
+
+
+# --- the asker ---
+
+
+def test_the_same_question_is_sent_once(server: TeacherServer, ledger: Ledger) -> None:
+    server.latency_s = 0.05
+
+    async def use(asker: Asker) -> None:
+        at_once = await asyncio.gather(*(asker.ask(question()) for _ in range(5)))
+        later = await asker.ask(question())
+        assert len({*at_once, later}) == 1
+        await asker.ask(question(k=1))  # the same words, another draw
+
+    asker = asking(server.base_url, ledger, use)
+    assert server.count == 2
+    assert (asker.spent.calls, asker.spent.sent) == (2, 2)
+    again = asking(server.base_url, ledger, use)
+    assert server.count == 2
+    assert (again.spent.calls, again.spent.sent) == (2, 0), "what was paid for earlier counts, and is not sent"
+    assert again.spent.tokens == asker.spent.tokens > 0
+
+
+def test_one_who_gives_up_waiting_does_not_take_the_reply_from_the_others(
+    server: TeacherServer, ledger: Ledger
+) -> None:  # fmt: skip
+    server.latency_s = 0.1
+
+    async def use(asker: Asker) -> None:
+        first, second = (asyncio.create_task(asker.ask(question())) for _ in range(2))
+        await asyncio.sleep(0.03)
+        first.cancel()
+        assert (await second)[1].text == "[]"
+
+    asking(server.base_url, ledger, use)
+    assert server.count == 1
+
+
+@pytest.mark.parametrize("deed", ["500", "half", "reset", "empty", "429"])
+def test_what_can_be_mended_by_trying_again_is_tried_again(server: TeacherServer, ledger: Ledger, deed: str) -> None:
+    server.script = [deed]
+
+    async def use(asker: Asker) -> None:
+        start = asyncio.get_running_loop().time()
+        assert (await asker.ask(question()))[1].text == "[]"
+        if deed == "429":
+            assert asyncio.get_running_loop().time() - start >= 1.0, "the server asked to wait a second"
+
+    asker = asking(server.base_url, ledger, use)
+    assert server.count == 2
+    assert (asker.spent.calls, asker.spent.sent, asker.spent.failed) == (1, 1, 0)
+    (total,) = ledger.totals()
+    assert (total.calls, total.failures) == (1, 1)
+
+
+@pytest.mark.parametrize("deed", ["401", "400", "404"])
+def test_what_cannot_is_not(server: TeacherServer, ledger: Ledger, deed: str) -> None:
+    server.script = [deed] * 9
+
+    async def use(asker: Asker) -> None:
+        with pytest.raises(TeacherError):
+            await asker.ask(question())
+
+    asker = asking(server.base_url, ledger, use)
+    assert server.count == 1
+    assert (asker.spent.calls, asker.spent.failed, ledger.count()) == (0, 1, 0)
+
+
+def test_attempts_end(server: TeacherServer, ledger: Ledger) -> None:
+    server.script = ["500"] * 9
+
+    async def use(asker: Asker) -> None:
+        with pytest.raises(TeacherError, match="HTTP 500") as caught:
+            await asker.ask(question())
+        assert not caught.value.fatal
+
+    asking(server.base_url, ledger, use, attempts=2)
+    assert server.count == 2
+
+
+def test_a_dead_teacher_is_not_asked_on_and_on(server: TeacherServer, ledger: Ledger) -> None:
+    server.script = ["500"] * 1000
+
+    async def use(asker: Asker) -> None:
+        found = await asyncio.gather(*(asker.ask(question(str(n))) for n in range(100)), return_exceptions=True)
+        assert all(isinstance(item, TeacherError) for item in found)
+        with pytest.raises(TeacherError, match=r"failures in a row, the last: .* \(HTTP 500\)") as caught:
+            await asker.ask(question("one more"))
+        assert caught.value.fatal
+
+    async def stop_at_the_first(asker: Asker) -> None:
+        with pytest.raises(TeacherError) as caught:
+            await asyncio.gather(*(one(asker, n) for n in range(100)))
+        assert caught.value.fatal
+
+    async def one(asker: Asker, n: int) -> None:
+        try:
+            await asker.ask(question(str(n)))
+        except TeacherError as error:
+            if error.fatal:
+                raise
+
+    asking(server.base_url, ledger, stop_at_the_first, concurrency=2, attempts=1)
+    assert DEAD_AFTER <= server.count <= DEAD_AFTER + 2
+    asking(server.base_url, ledger, use, concurrency=2, attempts=1)
+
+
+def test_one_hiccup_under_full_load_is_survived(server: TeacherServer, ledger: Ledger) -> None:
+    """All that was under way fails at once, as when a server restarts: that is no death."""
+    server.script = ["503"] * 16
+
+    async def use(asker: Asker) -> None:
+        await asyncio.gather(*(asker.ask(question(str(n))) for n in range(16)))
+
+    asker = asking(server.base_url, ledger, use, concurrency=16)
+    assert asker.spent.sent == 16
+    assert server.busiest <= 16
+
+
+def test_the_budget_of_calls_is_not_passed(server: TeacherServer, ledger: Ledger) -> None:
+    """By nobody: not by those who ask at once, and not by what the ledger holds."""
+    server.latency_s = 0.02
+
+    async def use(asker: Asker) -> None:
+        found = await asyncio.gather(*(asker.ask(question(str(n))) for n in range(20)), return_exceptions=True)
+        refused = [item for item in found if isinstance(item, TeacherError)]
+        assert len(refused) == 13
+        assert {(error.kind, error.fatal) for error in refused} == {("budget", False)}
+        assert "budget of 7 calls is spent" in str(refused[0])
+        assert "max_calls" in refused[0].hint
+        assert not isinstance(found[6], TeacherError), "the first come first"
+
+    for paid_before in (0, 7):
+        asker = asking(server.base_url, ledger, use, limits=Limits(calls=7))
+        assert (asker.spent.calls, asker.spent.sent) == (7, 7 - paid_before)
+    assert server.count == ledger.count() == 7
+
+
+def test_the_budgets_of_tokens_and_minutes(server: TeacherServer, ledger: Ledger) -> None:
+    async def use(asker: Asker) -> None:
+        await asker.ask(question("a b c d"))  # 4 read, 1 written
+        with pytest.raises(TeacherError, match="budget of 5 tokens is spent"):
+            await asker.ask(question("e"))
+
+    for _ in range(2):  # paid now, found in the ledger
+        assert asking(server.base_url, ledger, use, limits=Limits(tokens=5)).spent.tokens == 5
+    assert server.count == 1
+
+    async def late(asker: Asker) -> None:
+        with pytest.raises(TeacherError, match="budget of 0 minutes is spent"):
+            await asker.ask(question("f"))
+
+    asking(server.base_url, ledger, late, limits=Limits(minutes=0))
+    assert server.count == 1
+
+
+def test_a_reply_is_in_the_ledger_before_it_is_seen(ledger: Ledger) -> None:
+    async def use() -> None:
+        asker = Asker(Scripted(lambda request: "first"), ledger)
+        key, reply = await asker.ask(question())
+        assert ledger.get(key) == reply
+
+    asyncio.run(use())
+
+
+# --- few-shot blocks ---
+
+
+def example(task: Task, text: str) -> Example:
+    return task.example({"text": text}, split="dev")
+
+
+def labeler(task: Task, mode: str, **options: int) -> Labeler:
+    return Labeler(task, task.examples("seed"), mode, ShotsConfig.model_validate(options))
+
+
+def test_messages_are_plain_turns(task: Task) -> None:
+    made = Program("request -> answer", "Be brief.").messages([{"request": "a", "answer": "b"}], {"request": "c"})
+    assert made == (
+        Message(role="system", content="Be brief."), Message(role="user", content="a"),
+        Message(role="assistant", content="b"), Message(role="user", content="c"),
+    )  # fmt: skip
+    messages = labeler(task, "fixed").messages(example(task, "open maps"))
+    assert [m.role for m in messages] == ["system", *["user", "assistant"] * ((len(messages) - 2) // 2), "user"]
+    assert "Turn what is said into calls." in messages[0].content
+    assert "open_app(app: text) Open an app." in messages[0].content
+    assert messages[-1].content == "open maps"
+    assert all("[[ ##" not in message.content for message in messages), "none of dspy's field markers"
+    assert all(isinstance(json.loads(m.content), list) for m in messages if m.role == "assistant")
+
+
+def test_what_the_writer_shows_and_asks(task: Task) -> None:
+    writer = InputWriter(task, task.examples("seed"))
+    answer = [{"name": "set_timer", "arguments": {"minutes": 5, "label": "tea"}}]
+    messages = writer.messages(answer, "about 5 words, lower case")
+    wanted = f'answer: {task.output.dump(answer)}\nwords: "tea"\nstyle: about 5 words, lower case'
+    assert messages[-1].content == wanted
+    assert [m.content for m in messages if m.role == "assistant"] == [
+        "timer 10 minutes", "25 minutes for the sourdough, go", "count down forty minutes"
+    ]  # fmt: skip
+    assert writer.read(' request: "set a tea timer" ') == "set a tea timer"
+
+
+def test_fixed_shots_are_the_same_for_all(task: Task) -> None:
+    made = labeler(task, "fixed", fixed_per_group=1)
+    shots = made.shots(example(task, "open maps"))
+    assert shots == made.shots(example(task, "call Zoe"))
+    assert [task.output.group(seed.target) for seed in shots] == ["open_app", "call_contact", "set_timer", "none"]
+
+
+def test_nearest_shots_end_with_the_nearest(task: Task) -> None:
+    shots = labeler(task, "nearest", nearest=3).shots(example(task, "timer 12 minutes"))
+    assert len(shots) == 3
+    assert shots[-1].input["text"] == "timer 10 minutes"
+
+
+def test_group_shots_share_their_prefix(task: Task) -> None:
+    made = labeler(task, "group")
+    one, two = (made.messages(example(task, text)) for text in ("timer 12 minutes", "count down thirty minutes"))
+    other = made.messages(example(task, "tell me a story"))
+    assert one[:-1] == two[:-1], "of one group all but the input"
+    assert one[:9] == other[:9], "of all groups the instructions and one seed of each group"
+    assert one[9:-1] != other[9:-1]
+    group = [seed for seed in task.examples("seed") if task.output.group(seed.target) == "set_timer"]
+    assert {seed.id for seed in group} <= {seed.id for seed in made.shots(example(task, "timer 12 minutes"))}
+    assert len({seed.id for seed in made.shots(example(task, "timer 12 minutes"))}) == 3 + len(group), "each once"
+
+
+@pytest.mark.parametrize("mode", ["fixed", "nearest", "group"])
+def test_a_seed_never_sees_itself(task: Task, mode: str) -> None:
+    made = labeler(task, mode, fixed_per_group=5, nearest=12)
+    for seed in task.examples("seed"):
+        shown = [message.content for message in made.messages(seed)[:-1]]
+        assert seed.input["text"] not in shown
+        assert len(shown) > 4
+
+
+def test_the_default_config_names_the_default_key() -> None:
+    assert Config().teacher.key_env == "OPENAI_API_KEY"
