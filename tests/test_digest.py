@@ -33,7 +33,10 @@ def test_one_spelling_for_each_value(value: object, text: str) -> None:
 def test_the_digests_are_frozen() -> None:
     assert digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
     assert digest({"text": "timer 10 minutes"}) == "893aedb79e3b1f380b7e84ba4b78187df382936ab500c54b453bdce2daaf3905"
-    assert digest({"b": 1, "a": [None, True, 1.5, "größe 🙂"]}) == "d8dc1ed38d59a923e813a6aff636dd0427986ed5467597d2aeb3c7c24023f659"
+    assert (
+        digest({"b": 1, "a": [None, True, 1.5, "größe 🙂"]})
+        == "d8dc1ed38d59a923e813a6aff636dd0427986ed5467597d2aeb3c7c24023f659"
+    )
     assert digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1}) != digest({"a": 1, "b": 2})
     assert digest(1) != digest(1.0) != digest("1")
 

@@ -113,7 +113,12 @@ def test_training_and_runtime_read_the_same_token_ids(run: Path, project: Path) 
     weights = Path(read_lock(run).entry("merge").path) / "weights"  # type: ignore[union-attr]
     tokenizer, rendering = load_tokenizer(weights), rendering_for(weights)
     texts = [row.input["text"] for row in registry.load(str(project / "lights.py")).examples("test")]
-    texts += ["½ naïve 日本 12345", "a <|im_end|> in the text", '{"name": "x", "arguments": {"n": 10}}', " two  spaces "]
+    texts += [
+        "½ naïve 日本 12345",
+        "a <|im_end|> in the text",
+        '{"name": "x", "arguments": {"n": 10}}',
+        " two  spaces ",
+    ]
     answer = '[{"name":"open_app","arguments":{"app":"maps"}}]'
     for text in texts:
         (row,) = encode(tokenizer, rendering, [Pair(prompt=text, completion=answer)])
@@ -130,7 +135,12 @@ def test_training_and_runtime_read_the_same_token_ids(run: Path, project: Path) 
 def test_predict_and_why(project: Path) -> None:
     def workbench(*args: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "workbench", *args], cwd=project, capture_output=True, text=True, timeout=300, check=False
+            [sys.executable, "-m", "workbench", *args],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

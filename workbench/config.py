@@ -23,7 +23,9 @@ class TeacherConfig(Frozen):
     base_url: str = ""
     key_env: str = "OPENAI_API_KEY"
     licence: str = ""
-    constrained: bool | None = None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
+    constrained: bool | None = (
+        None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
+    )
     max_tokens: int = Field(256, ge=1)  # of an answer
 
     @property

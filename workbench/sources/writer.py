@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from workbench.outputs import ParseError
@@ -10,6 +11,7 @@ from workbench.teachers.prompts import Program, by_group, input_text
 from workbench.types import Example, Message
 
 ANSWERS_A_CALL = 10
+SHOTS = 16
 
 
 class AnswerWriter:
@@ -49,14 +51,18 @@ class AnswerWriter:
 class InputWriter:
     """An answer -> the messages that ask for an input to which it is the right answer.
 
-    The shots are the seeds of the answer's group, in fixed order, so that the block is shared; the style (length, case,
-    one of the task's styles) is drawn from the seeds and stands with the answer, at the end.
+    The shots are the same for all answers (the first seeds of each group in turn), so that a server reads them once; what
+    varies, the answer and the style (length, case, one of the task's styles), stands at the end and is short.
     """
 
     def __init__(self, task: Task, seeds: Sequence[Example]) -> None:
         self.task = task
-        self.groups = by_group(task.output, seeds)
         self.seeds = list(seeds)
+        in_turn = [seed for turn in zip_longest(*by_group(task.output, seeds).values()) for seed in turn if seed]
+        self.demos = [
+            {**self._fields(seed.target, measured_style(input_text(seed))), "request": input_text(seed)}
+            for seed in in_turn[:SHOTS]
+        ]
         kind = "; ".join(task.prompt.input.model_fields)
         self.program = Program(
             "answer, words, style -> request",
@@ -67,12 +73,7 @@ class InputWriter:
         )
 
     def messages(self, answer: Any, style: str) -> tuple[Message, ...]:
-        shots = self.groups.get(self.task.output.group(answer), [])[:8]
-        demos = [
-            {**self._fields(seed.target, measured_style(input_text(seed))), "request": input_text(seed)}
-            for seed in shots
-        ]
-        return self.program.messages(demos, self._fields(answer, style))
+        return self.program.messages(self.demos, self._fields(answer, style))
 
     def _fields(self, answer: Any, style: str) -> dict[str, str]:
         words = ", ".join(f'"{slot.value}"' for slot in self.task.output.slots(answer) if slot.kind == "text")

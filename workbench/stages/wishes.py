@@ -24,8 +24,8 @@ class Wish(NamedTuple):
 
 
 async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
-    """`sample.inverse` answers: the teacher's own new ones first, the rest by exchanging values; sorted by group, so that
-    requests with one prefix follow each other."""
+    """`sample.inverse` answers: the teacher's own new ones, the rest by exchanging values; in random order, so that a
+    budget that ends early leaves no group out."""
     config, output = context.config.sample, context.task.output
     if not config.inverse:
         return []
@@ -48,7 +48,8 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     writer = InputWriter(context.task, seeds)
     wishes = [Wish("inverse", answer=answer, style=writer.style(rng)) for answer in answers.values()]
     context.say(f"sample: {len(written)} answers written by the teacher, {len(wishes)} inputs to be written")
-    return sorted(wishes, key=lambda wish: output.group(wish.answer))
+    rng.shuffle(wishes)
+    return wishes
 
 
 async def _written_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:
@@ -60,7 +61,7 @@ async def _written_answers(context: Context, asker: Asker, seeds: Sequence[Examp
         Request(
             messages=writer.messages(group, rng),
             temperature=max(config.temperature, 0.9),
-            max_tokens=700,
+            max_tokens=450,
             k=k,
             purpose="answers",
         )
