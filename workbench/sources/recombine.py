@@ -1,15 +1,18 @@
 """New rows from old ones without a call: exchange values, say two wishes in one breath, spell otherwise.
 
-Right by construction where a value stands in the text exactly once; a row where it does not keeps that value.
+Right by construction where a value stands in the text exactly once; a row where it does not keeps that value, and so does
+one where the new value would not fit the task's models or would tear another value (a name within a message's body).
 """
 
 import random
 from collections.abc import Sequence
 from typing import Any
 
-from workbench.outputs import Output
+from pydantic import ValidationError
+
+from workbench.outputs import Output, ParseError, Slot
 from workbench.outputs.base import replaced
-from workbench.sources.values import Pools, drawn, number_span, spans
+from workbench.sources.values import Pools, drawn, fits, number_span, spans
 from workbench.task import Task
 from workbench.types import Example
 
@@ -35,7 +38,10 @@ def recombine(
                 input_ = _joined(input_, other_input, rng)
                 target = joined
         input_, target = _respelled(task.output, input_, target, rng)
-        example = task.example(input_, split="new", target=target, source="recombine")
+        try:
+            example = task.example(input_, split="new", target=target, source="recombine")
+        except (ValidationError, ParseError):
+            continue  # two in one breath may be longer than the task's input may be
         if example.id not in known:
             made.setdefault(example.id, example)
     return list(made.values())
@@ -61,17 +67,29 @@ def _vary(output: Output, row: Example, pools: Pools, rng: random.Random) -> tup
                 continue
             new = _cased(new, text)
             start, end = found[0]
-            text = text[:start] + new + text[end:]
-            target = _everywhere(output, output.replace(target, slot.path, new), slot.value, new)
+            said, answer = new, _everywhere(output, output.replace(target, slot.path, new), slot.value, new)
         else:
             place = number_span(slot.value, text)
             if place is None:
                 continue
             (start, end), digits = place
-            spelled = str(new) if digits else _words(new)
-            text = text[:start] + spelled + text[end:]
-            target = output.replace(target, slot.path, new)
+            said, answer = str(new) if digits else _words(new), output.replace(target, slot.path, new)
+        changed = text[:start] + said + text[end:]
+        if fits(output, answer) and _standing(output, answer, changed) >= _standing(output, target, text):
+            text, target = changed, answer
     return {**row.input, field: text}, target
+
+
+def _standing(output: Output, answer: Any, text: str) -> int:
+    """How many of the answer's values stand in the text."""
+    return sum(bool(_places(slot, text)) for slot in output.slots(answer))
+
+
+def _places(slot: Slot, text: str) -> list[tuple[int, int]]:
+    if slot.kind == "text":
+        return spans(slot.value, text)
+    place = number_span(slot.value, text) if slot.kind == "number" else None
+    return [place[0]] if place else []
 
 
 def _everywhere(output: Output, answer: Any, old: str, new: str) -> Any:
@@ -103,9 +121,7 @@ def _respelled(output: Output, input_: dict[str, Any], target: Any, rng: random.
             if slot.kind == "text" and spans(slot.value, text):
                 target = output.replace(target, slot.path, slot.value.lower())
     if rng.random() < 0.15:
-        taken = [
-            span for slot in output.slots(target) if slot.kind != "choice" for span in spans(str(slot.value), text)
-        ]
+        taken = [span for slot in output.slots(target) for span in _places(slot, text)]
         free = [i for i, ch in enumerate(text) if ch.isalpha() and not any(a <= i < b for a, b in taken)]
         if free:
             at = rng.choice(free)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from workbench.outputs import Output, Slot
+from workbench.outputs import Output, ParseError, Slot
 from workbench.outputs.base import fold
 
 NICE_NUMBERS = (
@@ -61,9 +61,18 @@ def exchanged(output: Output, answer: Any, pools: Pools, rng: random.Random, sha
         if rng.random() > share:
             continue
         new = drawn(slot, pools, rng)
-        if new is not None:
-            answer = output.replace(answer, slot.path, new)
+        if new is not None and fits(output, changed := output.replace(answer, slot.path, new)):
+            answer = changed
     return answer
+
+
+def fits(output: Output, answer: Any) -> bool:
+    """Is it an answer still? A number drawn anew may be out of its bounds."""
+    try:
+        output.canonical(answer)
+    except ParseError:
+        return False
+    return True
 
 
 def drawn(slot: Slot, pools: Pools, rng: random.Random) -> Any:

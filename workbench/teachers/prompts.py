@@ -13,6 +13,7 @@ from typing import Any
 
 from workbench.config import ShotsConfig
 from workbench.outputs import Output
+from workbench.scoring import shuffled
 from workbench.task import Task
 from workbench.types import Example, Message
 
@@ -67,9 +68,10 @@ class Program:
 class Labeler:
     """Input -> the messages that ask a teacher for the answer, with shots from the seeds.
 
-    `fixed`: the first few of each group. `nearest`: the seeds nearest to the input by character trigrams, the nearest
-    last. `group`: one seed of each group, then the rest of the group that the nearest seeds vote for, all in fixed
-    order: requests of one group share the whole block, all requests its first half.
+    `fixed`: the first few of each group, mixed (where one group stands last, a small teacher answers as it does).
+    `nearest`: the seeds nearest to the input by character trigrams, the nearest last.
+    `group`: one seed of each group, then the rest of the group that the nearest seeds vote for, all in fixed order:
+    requests of one group share the whole block, all requests its first half.
     """
 
     def __init__(self, task: Task, seeds: Sequence[Example], mode: str, config: ShotsConfig) -> None:
@@ -91,7 +93,9 @@ class Labeler:
 
     def shots(self, example: Example) -> list[Example]:
         if self.mode == "fixed":
-            return [seed for group in self._by_group.values() for seed in group[: self.config.fixed_per_group]]
+            return shuffled(
+                [seed for group in self._by_group.values() for seed in group[: self.config.fixed_per_group]], seed=0
+            )
         near = self.nearest(example, self.config.nearest)
         if self.mode == "nearest":
             return near[::-1]

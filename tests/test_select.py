@@ -1,0 +1,121 @@
+"""From what passed to the shard: the leakage gate, duplicates, and each row's way told."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small import calling, opening, write_task
+
+from workbench import registry
+from workbench.config import Config, SelectConfig
+from workbench.errors import DataError
+from workbench.ledger import Ledger
+from workbench.stages import examples, select
+from workbench.stages.context import Context, read_json, read_jsonl, write_jsonl
+from workbench.stages.sample import Judgement
+from workbench.task import Task
+from workbench.types import Candidate, Row, Verdict
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    return registry.load(str(write_task(tmp_path)))
+
+
+def passed(task: Task, text: str, answer: list[dict[str, object]], outcome: str = "pass") -> Judgement:
+    example = task.example({"text": text}, split="new", target=answer, source="inverse")
+    candidate = Candidate(example=example, text=json.dumps(answer), call=f"call of {text}", source="inverse")
+    verdict = Verdict.model_validate({"outcome": outcome, "checks": []})
+    return Judgement(candidate=candidate, verdict=verdict, teacher="fake", licence="CC0-1.0")
+
+
+def selected(
+    task: Task, tmp_path: Path, candidates: list[Judgement], **options: object
+) -> tuple[list[Row], dict[str, object]]:
+    config = Config(select=SelectConfig.model_validate({"recombine": 0, "seed_repeats": 1, **options}))
+    said: list[str] = []
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        folders = {name: tmp_path / name for name in ("examples", "sample", "select")}
+        for folder in folders.values():
+            folder.mkdir()
+        context = Context(task, config, folders, folders["examples"], ledger, tmp_path, said.append)
+        examples.run(context)
+        write_jsonl(folders["sample"] / "candidates.jsonl", candidates)
+        context.out = folders["select"]
+        select.run(context)
+    return list(read_jsonl(context.out / "rows.jsonl", Row)), read_json(context.out / "funnel.json")
+
+
+def test_what_is_like_a_dev_or_test_row_stays_out(task: Task, tmp_path: Path) -> None:
+    rows, funnel = selected(task, tmp_path, [
+        passed(task, "I need to speak to Marguerite", [calling("Marguerite")]),  # the dev row itself
+        passed(task, "i need  to SPEAK to Marguerite", [calling("Marguerite")]),
+        passed(task, "thirty minutes till the laundry!", []),  # a test row and a mark
+        passed(task, "put me through to the plumber", [calling("plumber")]),
+    ])  # fmt: skip
+    assert [row.input["text"] for row in rows if row.source == "inverse"] == ["put me through to the plumber"]
+    assert funnel["dropped"] == {"like a dev row": 2, "like a test row": 1}
+
+
+def test_near_duplicates_go_in_once(task: Task, tmp_path: Path) -> None:
+    rows, funnel = selected(task, tmp_path, [
+        passed(task, "could you put me through to the plumber on the corner", [calling("plumber")]),
+        passed(task, "could you put me through to the plumber on the corner", [calling("plumber")]),
+        passed(task, "Could you put me through to the plumber on the corner", [calling("plumber")]),
+        passed(task, "get the birdsong recorder going", [opening("birdsong recorder")]),
+    ])  # fmt: skip
+    kept = [row for row in rows if row.source == "inverse"]
+    assert {row.input["text"] for row in kept} == {
+        "could you put me through to the plumber on the corner", "get the birdsong recorder going"
+    }  # fmt: skip
+    assert funnel["dropped"] == {"near duplicate": 2}
+    assert funnel["from the teacher"] == 2
+
+
+def test_only_what_passed_goes_in_and_each_row_tells_its_way(task: Task, tmp_path: Path) -> None:
+    rows, funnel = selected(task, tmp_path, [
+        passed(task, "birdsong recorder", [opening("birdsong recorder")]),
+        passed(task, "something else", [opening("else")], "fail"),
+        passed(task, "a third thing", [opening("third thing")], "error"),
+    ], seed_repeats=2)  # fmt: skip
+    taught = [row for row in rows if row.source == "inverse"]
+    assert [(row.prompt, row.completion) for row in taught] == [
+        ("birdsong recorder", '[{"name":"open_app","arguments":{"app":"birdsong recorder"}}]')
+    ]
+    assert (taught[0].call, taught[0].teacher, taught[0].licence) == ("call of birdsong recorder", "fake", "CC0-1.0")
+    assert (funnel["seeds"], funnel["rows"]) == (12, 12 * 2 + 1)
+    assert all(row.verdict is not None and row.verdict.outcome == "pass" for row in rows)
+
+
+def test_recombined_rows_are_judged_and_gated(task: Task, tmp_path: Path) -> None:
+    rows, funnel = selected(task, tmp_path, [], recombine=80)
+    mixed = [row for row in rows if row.source == "recombine"]
+    held_out = {row.input["text"].lower() for split in ("dev", "test") for row in task.examples(split)}
+    assert len(mixed) == funnel["recombined"] > 40
+    assert not {row.input["text"].lower() for row in mixed} & held_out
+
+
+def test_a_seed_that_its_own_validators_refuse_stays_out(task: Task, tmp_path: Path) -> None:
+    seeds = tmp_path / "data" / "seeds.jsonl"
+    row = {"input": {"text": "open something"}, "target": [opening("a thing not said")]}
+    seeds.write_text(seeds.read_text() + json.dumps(row) + "\n")
+    rows, funnel = selected(task, tmp_path, [])
+    assert len(rows) == 12
+    assert funnel["dropped"] == {"human: grounded": 1}
+
+
+def test_no_row_is_left(task: Task, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    with pytest.raises(DataError, match="no row is left to train on"):
+        selected(replace(task, sources=("inverse",)), tmp_path, [])
+
+
+def test_the_same_input_makes_the_same_shard(task: Task, tmp_path: Path) -> None:
+    candidates = [passed(task, "birdsong recorder", [opening("birdsong recorder")])]
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        selected(task, tmp_path / name, candidates, recombine=30)
+        made.append((tmp_path / name / "select" / "rows.jsonl").read_bytes())
+    assert made[0] == made[1]
