@@ -1,7 +1,8 @@
 """The public surface of a task file is a list: a change here is a change for every task that was ever written."""
 
-import workbench
 import workbench.validators
+
+import workbench
 from workbench import outputs
 
 

@@ -162,7 +162,8 @@ def test_a_record_changes_its_summary_too() -> None:
         assert len(number) == 7, "a code keeps its shape"
 
 
-WORDS = st.sampled_from("amber birch cobalt dune ember fjord grove harbour iris jetty kelp Lagoon Marsh Nectar".split())
+NAMES = "amber birch cobalt dune ember fjord grove harbour iris jetty kelp Lagoon Marsh Nectar"
+WORDS = st.sampled_from(NAMES.split())
 VALUE = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
 ROW = st.one_of(
     VALUE.map(lambda v: (f"open {v} please", [call("open_app", app=v)])),

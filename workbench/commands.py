@@ -5,9 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from workbench import models, pipeline, registry
 from workbench.config import Config, load_config
-from workbench.errors import ConfigError, StoreError, TaskError
+from workbench.errors import ConfigError, DataError, StoreError, TaskError
 from workbench.report.build import build_report, write_report
 from workbench.runs import Lock, RunFolder, find_run, read_lock
 from workbench.store import RunLock
@@ -147,7 +149,12 @@ def predict(name: str, text: str, run_name: str) -> None:
     task = registry.load(name)
     folder = find_run(Path.cwd(), run_name or task.name)
     config = load_config(file=folder / "config.toml")
-    example = task.example(_input(task, text), split="new")
+    try:
+        example = task.example(_input(task, text), split="new")
+    except ValidationError as error:
+        raise DataError(
+            f"this is no input of {task.name}: {error.errors()[0]['msg']}", "look at its input model"
+        ) from None
     (answer,) = ask_all(
         _shipped(folder),
         [user(task.student_prompt(example.input))],

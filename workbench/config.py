@@ -114,13 +114,18 @@ class Config(Frozen):
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
         "shots": {"mode": "group"},
-        "sample": {"inverse": 120, "values_per_slot": 20, "max_minutes": 4.0},
-        "select": {"recombine": 500},
-        "train": {"max_minutes": 4.5},
+        "sample": {"inverse": 120, "values_per_slot": 10, "max_minutes": 3.0},
+        "select": {"recombine": 400},
+        "train": {"max_minutes": 4.0, "evals": 3},
         "export": {"quants": ["Q8_0", "Q5_0", "Q4_0"]},
-        "evaluate": {"rows": 60, "base_rows": 20, "timed": 9},
+        "evaluate": {"rows": 40, "base_rows": 10, "timed": 5},
     },
-    "full": {},
+    "full": {
+        "shots": {"rows": 24},
+        "sample": {"inverse": 240, "values_per_slot": 10, "max_minutes": 10.0},
+        "select": {"recombine": 1500},
+        "train": {"max_minutes": 14.0},
+    },
 }
 
 

@@ -130,8 +130,8 @@ async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]
     import json
 
     path = context.task.corpus
-    if path is None:
-        raise DataError("the task names the source `corpus` but no file", "set Task(corpus=Path(...))")
+    if path is None or not path.is_file():
+        raise DataError(f"the task names the source `corpus`, but its file is {path}", "set Task(corpus=Path(...))")
     wishes = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
