@@ -1,11 +1,18 @@
 """A small function-calling task for tests, and how to start `workbench` on it as its own process."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from workbench.cli import main
+from workbench.teachers.api import OpenAITeacher
+from workbench.types import Request
 
 TASK = '''\
 from pydantic import BaseModel, Field
@@ -96,6 +103,7 @@ ROWS: dict[str, list[tuple[str, list[dict[str, Any]]]]] = {
         ("wake the camera app", [opening("camera")]),
     ],
 }
+KEY = "wb-live-0123456789abcdef"  # no form that a pattern would know
 NO_KEYS = {"OPENAI_API_KEY", "WORKBENCH_TEST_KEY"}
 
 
@@ -136,6 +144,22 @@ def workbench(folder: Path, *arguments: str, **more: str) -> subprocess.Complete
     )
 
 
+def here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same within this process: a fresh one costs seconds of imports."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["workbench", *arguments]),
+    ):
+        try:
+            code: Any = main()
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(arguments, code or 0, out.getvalue(), err.getvalue())
+
+
 def sampling(base_url: str, *sets: str) -> list[str]:
     """`run talk.py` up to the shard, with the server as its teacher."""
     settings = (f"teacher.base_url={base_url}", "shots.mode=group", "sample.inverse=60", "sample.values_per_slot=10",
@@ -143,3 +167,11 @@ def sampling(base_url: str, *sets: str) -> list[str]:
     return [
         "run", "talk.py", "--until", "select", "--teacher", "fake", *(w for s in settings for w in ("--set", s))
     ]  # fmt: skip
+
+
+def question(text: str = "hello", **options: object) -> Request:
+    return Request.model_validate({"messages": [{"role": "user", "content": text}], **options})
+
+
+def teacher_at(url: str, timeout_s: float = 5.0) -> OpenAITeacher:
+    return OpenAITeacher("fake", base_url=url, key=KEY, licence="CC0-1.0", timeout_s=timeout_s)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from servers import TeacherServer
-from small import ROWS, command, environment, opening, sampling, workbench, write_rows, write_task
+from small import ROWS, command, environment, here, opening, sampling, workbench, write_rows, write_task
 from typer.testing import CliRunner
 
 from workbench.cli import app, main
@@ -215,7 +215,7 @@ def test_a_run_that_is_not_there(fails: Told, arguments: list[str]) -> None:
 
 
 def test_a_run_that_was_stopped_early(project: Path, fails: Told) -> None:
-    done = workbench(project, "run", "talk.py", "--until", "examples")
+    done = here(project, "run", "talk.py", "--until", "examples")
     assert done.returncode == 0, done.stderr
     assert "model" not in done.stdout, "what is not needed is not fetched"
     (run,) = (project / "runs" / "talk").glob("*Z-*")
@@ -226,7 +226,7 @@ def test_a_run_that_was_stopped_early(project: Path, fails: Told) -> None:
         error, hint = fails(*verb, "--run", run.name)
         assert "did not get as far as" in error
         assert hint
-    why = workbench(project, "why", run.name, "examples").stdout
+    why = here(project, "why", run.name, "examples").stdout
     assert why == "examples ran because no run before had got this far.\n"
 
 
@@ -290,7 +290,7 @@ def test_ctrl_c_says_how_to_go_on(project: Path) -> None:
 
 def test_a_dry_run_does_nothing(project: Path) -> None:
     before = sorted(project.rglob("*"))
-    done = workbench(project, "run", "talk.py", "--dry-run")
+    done = here(project, "run", "talk.py", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()][:4] == ["examples", "shots", "sample", "select"]
     assert "would run" in done.stdout
@@ -330,7 +330,7 @@ def test_an_entry_point_whose_package_is_broken(tmp_path: Path) -> None:
 
 
 def test_the_lock_file_can_be_read(project: Path) -> None:
-    workbench(project, "run", "talk.py", "--until", "examples")
+    here(project, "run", "talk.py", "--until", "examples")
     (lock,) = project.glob("runs/talk/*Z-*/lock.json")
     written = json.loads(lock.read_text())
     assert [entry["stage"] for entry in written["stages"]] == ["examples"]

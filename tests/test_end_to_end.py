@@ -27,7 +27,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator
     """A folder with a finished run of the task that `workbench new` writes."""
     folder = tmp_path_factory.mktemp("project")
     write_task(folder, "lights")
-    with TeacherServer() as teacher:
+    with TeacherServer(folder / "requests.log") as teacher:
         sets = [*SETTINGS, f"teacher.base_url={teacher.base_url}"]
         command = [sys.executable, "-m", "workbench", "run", "lights.py", "--teacher", "fake"]
         command += [part for item in sets for part in ("--set", item)]

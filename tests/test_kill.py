@@ -1,4 +1,4 @@
-"""kill -9 at five random moments of a run, the same command again each time: the same shard, and nothing paid for twice.
+"""kill -9 at five random moments of a run, the same command again each time: same shard, nothing paid for twice.
 
 What is asserted of the requests, and why. A reply is paid for once it is in the ledger; a request that was under way
 when its process was killed has no reply there and has to be sent again. Nobody outside of the process can tell in which
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from servers import TeacherServer, question_id
-from small import command, environment, sampling, workbench, write_task
+from small import command, environment, here, sampling, workbench, write_task
 
 KILLS = 5
 CONCURRENCY = 8
@@ -75,7 +75,7 @@ def test_killed_five_times_it_makes_the_same_shard_and_sends_nothing_twice(tmp_p
     write_task(rough)
     with TeacherServer(tmp_path / "log.jsonl", latency_s=0.04) as server:
         arguments = sampling(server.base_url)
-        done = workbench(smooth, *arguments)
+        done = here(smooth, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         asked = [seen.question for seen in server.seen() if seen.event == "received"]
         assert len(asked) > 100
@@ -86,38 +86,31 @@ def test_killed_five_times_it_makes_the_same_shard_and_sends_nothing_twice(tmp_p
         allowed: Counter[str] = Counter()
         known: list[tuple[int, set[str]]] = []
         for place in range(KILLS):
-            before, sent = server.count, rng.randrange(3, len(asked) // KILLS) if place else 0
-            killed(rough, arguments, lambda _, n=before + sent: server.count >= n, rng.uniform(0, 0.06 if sent else 1))
+            before, sent = server.count, rng.randrange(12, len(asked) // 4) if place else 0
+            if place == KILLS - 1:
+                killed(rough, arguments, lambda out: "select: runs" in out, rng.uniform(0, 0.1))
+            else:
+                late = rng.uniform(0, 0.06 if sent else 1)
+                killed(rough, arguments, lambda _, n=before + sent: server.count >= n, late)
             in_ledger = paid(rough, tmp_path / "copy")
             received = [seen.question for seen in server.seen() if seen.event == "received"][since:]
             under_way = set(received[before - since :]) - in_ledger
             assert len(under_way) <= CONCURRENCY
             allowed.update(under_way)
             known.append((len(received), in_ledger))
-        assert known[-1][1] > known[1][1], "the kills fell into different parts of the run"
-        killed(rough, arguments, lambda out: "select: runs" in out, rng.uniform(0, 0.1))  # a sixth, where all is paid
-        known.append((server.count - since, paid(rough, tmp_path / "copy")))
-
+        assert known[3][1] > known[1][1], "the kills fell into different parts of the run"
         done = workbench(rough, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         received = [seen.question for seen in server.seen() if seen.event == "received"][since:]
+        assert paid(rough, tmp_path / "copy") == set(asked)
+        assert shard(rough) == shard(smooth)
+
+        again = here(rough, *arguments, "--force", "sample")
+        assert "sample: runs" in again.stdout, again.stderr
+        assert "select: skipped, nothing changed" in again.stdout, "the sample is the same, whoever paid for it"
+        assert server.count - since == len(received), "and asked anew it is all in the ledger"
 
     for at, in_ledger in known:
         assert not in_ledger & set(received[at:]), "what was paid for is not sent again"
     assert set(received) == set(asked)
     assert {question: n - 1 for question, n in Counter(received).items() if n > 1}.items() <= allowed.items()
-    assert paid(rough, tmp_path / "copy") == set(asked)
-    assert shard(rough) == shard(smooth)
-
-
-def test_the_same_command_again_asks_nothing(tmp_path: Path) -> None:
-    write_task(tmp_path)
-    with TeacherServer(tmp_path / "log.jsonl") as server:
-        arguments = sampling(server.base_url, "sample.inverse=6", "select.recombine=5")
-        assert workbench(tmp_path, *arguments).returncode == 0
-        first, before = server.count, shard(tmp_path)
-        again = workbench(tmp_path, *arguments, "--force", "sample")
-        assert "sample: runs" in again.stdout, again.stderr
-        assert "select: skipped, nothing changed" in again.stdout  # the sample is the same, whoever paid for it
-        assert server.count == first
-        assert shard(tmp_path) == before

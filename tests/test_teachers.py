@@ -1,28 +1,25 @@
-"""Teachers over a real wire: each misdeed of a server, the key's secrecy, the asker's promises, the few-shot blocks."""
+"""Teachers over a real wire: each misdeed of a server, the key's secrecy, and the few-shot blocks."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from servers import MISDEEDS, TeacherServer
-from small import sampling, workbench, write_task
+from small import KEY, here, question, sampling, teacher_at, write_task
 
 from workbench import registry
 from workbench.config import Config, Runtime, ShotsConfig, TeacherConfig
 from workbench.errors import TeacherError
 from workbench.ledger import Ledger
 from workbench.sources.writer import InputWriter
+from workbench.stages.shots import label_request
 from workbench.task import Task
-from workbench.teachers.api import OpenAITeacher, key_from
-from workbench.teachers.asker import DEAD_AFTER, Asker, Limits
+from workbench.teachers.api import key_from
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler, Program
-from workbench.teachers.scripted import Scripted
 from workbench.types import Example, Message, Reply, Request
-
-KEY = "wb-live-0123456789abcdef"  # no form that a pattern would know
 
 
 @pytest.fixture
@@ -31,51 +28,20 @@ def server(tmp_path: Path) -> Iterator[TeacherServer]:
         yield running
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
-        yield opened
-
-
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return registry.load(str(write_task(tmp_path_factory.mktemp("task"))))
 
 
-def question(text: str = "hello", **options: object) -> Request:
-    return Request.model_validate({"messages": [{"role": "user", "content": text}], **options})
-
-
-def teacher_at(url: str, timeout_s: float = 5.0, constrained: bool = True) -> OpenAITeacher:
-    return OpenAITeacher(
-        "fake", base_url=url, key=KEY, licence="CC0-1.0", timeout_s=timeout_s, constrained=constrained
-    )  # fmt: skip
-
-
-def complete(url: str, request: Request | None = None, timeout_s: float = 5.0, constrained: bool = True) -> Reply:
+def complete(url: str, request: Request | None = None, timeout_s: float = 5.0) -> Reply:
     async def once() -> Reply:
-        teacher = teacher_at(url, timeout_s, constrained)
+        teacher = teacher_at(url, timeout_s)
         try:
             return await teacher.complete(request or question())
         finally:
             await teacher.aclose()
 
     return asyncio.run(once())
-
-
-def asking(url: str, ledger: Ledger, use: Callable[[Asker], Awaitable[None]], **options: object) -> Asker:
-    """Runs `use` with an asker of the server, and gives the asker to look at."""
-
-    async def inside() -> Asker:
-        teacher = teacher_at(url)
-        try:
-            asker = Asker(teacher, ledger, **options)  # type: ignore[arg-type]
-            await use(asker)
-            return asker
-        finally:
-            await teacher.aclose()
-
-    return asyncio.run(inside())
 
 
 # --- what a server may do ---
@@ -156,12 +122,15 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert (caught.value.kind, caught.value.fatal) == ("network", False)
 
 
-def test_the_schema_is_sent_where_the_server_takes_it(server: TeacherServer) -> None:
-    request = question(json_schema={"type": "array"})
-    complete(server.base_url, request)
-    complete(server.base_url, request, constrained=False)
+def test_the_schema_is_sent_where_the_server_takes_it(server: TeacherServer, task: Task) -> None:
+    complete(server.base_url, question(json_schema={"type": "array"}))
+    complete(server.base_url, question())
     assert server.requests[0]["response_format"]["json_schema"]["schema"] == {"type": "array"}
     assert "response_format" not in server.requests[1]
+    made, row = labeler(task, "fixed"), example(task, "open maps")
+    for constrained, url, asked in ((None, server.base_url, True), (None, "", False), (False, server.base_url, False)):
+        config = Config(teacher=TeacherConfig(base_url=url, constrained=constrained))
+        assert (label_request(made, row, config).json_schema == task.output.schema()) is asked
 
 
 # --- the key ---
@@ -188,16 +157,17 @@ def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch, 
     asyncio.run(made.aclose())
 
 
-def test_the_key_is_written_nowhere(tmp_path: Path) -> None:
+def test_the_key_is_written_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in the ledger, the events, the lock, the settings, an artifact or on the terminal, though the server says it."""
     write_task(tmp_path)
+    monkeypatch.setenv("WORKBENCH_TEST_KEY", KEY)
     with TeacherServer(tmp_path / "log.jsonl", script=["ok", "400", "422", "500", "half"]) as server:
         arguments = sampling(server.base_url, "sample.inverse=6", "teacher.key_env=WORKBENCH_TEST_KEY")
-        done = workbench(tmp_path, *arguments, WORKBENCH_TEST_KEY=KEY)
+        done = here(tmp_path, *arguments)
         assert done.returncode == 0, done.stderr
         assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
         server.script = ["401"] * 50
-        refused = workbench(tmp_path, *arguments, "--set", "sample.seed=1", WORKBENCH_TEST_KEY=KEY)
+        refused = here(tmp_path, *arguments, "--set", "sample.seed=1")
     assert refused.returncode == 1
     assert "refused the API key (HTTP 401)" in refused.stderr
     assert "next:  set the key" in refused.stderr
@@ -208,169 +178,6 @@ def test_the_key_is_written_nowhere(tmp_path: Path) -> None:
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"events.jsonl", "lock.json", "config.toml", "candidates.jsonl"} <= {path.name for path in files}
     assert [path for path in files if KEY.encode() in path.read_bytes()] == []
-
-
-# --- the asker ---
-
-
-def test_the_same_question_is_sent_once(server: TeacherServer, ledger: Ledger) -> None:
-    server.latency_s = 0.05
-
-    async def use(asker: Asker) -> None:
-        at_once = await asyncio.gather(*(asker.ask(question()) for _ in range(5)))
-        later = await asker.ask(question())
-        assert len({*at_once, later}) == 1
-        await asker.ask(question(k=1))  # the same words, another draw
-
-    asker = asking(server.base_url, ledger, use)
-    assert server.count == 2
-    assert (asker.spent.calls, asker.spent.sent) == (2, 2)
-    again = asking(server.base_url, ledger, use)
-    assert server.count == 2
-    assert (again.spent.calls, again.spent.sent) == (2, 0), "what was paid for earlier counts, and is not sent"
-    assert again.spent.tokens == asker.spent.tokens > 0
-
-
-def test_one_who_gives_up_waiting_does_not_take_the_reply_from_the_others(
-    server: TeacherServer, ledger: Ledger
-) -> None:  # fmt: skip
-    server.latency_s = 0.1
-
-    async def use(asker: Asker) -> None:
-        first, second = (asyncio.create_task(asker.ask(question())) for _ in range(2))
-        await asyncio.sleep(0.03)
-        first.cancel()
-        assert (await second)[1].text == "[]"
-
-    asking(server.base_url, ledger, use)
-    assert server.count == 1
-
-
-@pytest.mark.parametrize("deed", ["500", "half", "reset", "empty", "429"])
-def test_what_can_be_mended_by_trying_again_is_tried_again(server: TeacherServer, ledger: Ledger, deed: str) -> None:
-    server.script = [deed]
-
-    async def use(asker: Asker) -> None:
-        start = asyncio.get_running_loop().time()
-        assert (await asker.ask(question()))[1].text == "[]"
-        if deed == "429":
-            assert asyncio.get_running_loop().time() - start >= 1.0, "the server asked to wait a second"
-
-    asker = asking(server.base_url, ledger, use)
-    assert server.count == 2
-    assert (asker.spent.calls, asker.spent.sent, asker.spent.failed) == (1, 1, 0)
-    (total,) = ledger.totals()
-    assert (total.calls, total.failures) == (1, 1)
-
-
-@pytest.mark.parametrize("deed", ["401", "400", "404"])
-def test_what_cannot_is_not(server: TeacherServer, ledger: Ledger, deed: str) -> None:
-    server.script = [deed] * 9
-
-    async def use(asker: Asker) -> None:
-        with pytest.raises(TeacherError):
-            await asker.ask(question())
-
-    asker = asking(server.base_url, ledger, use)
-    assert server.count == 1
-    assert (asker.spent.calls, asker.spent.failed, ledger.count()) == (0, 1, 0)
-
-
-def test_attempts_end(server: TeacherServer, ledger: Ledger) -> None:
-    server.script = ["500"] * 9
-
-    async def use(asker: Asker) -> None:
-        with pytest.raises(TeacherError, match="HTTP 500") as caught:
-            await asker.ask(question())
-        assert not caught.value.fatal
-
-    asking(server.base_url, ledger, use, attempts=2)
-    assert server.count == 2
-
-
-def test_a_dead_teacher_is_not_asked_on_and_on(server: TeacherServer, ledger: Ledger) -> None:
-    server.script = ["500"] * 1000
-
-    async def use(asker: Asker) -> None:
-        found = await asyncio.gather(*(asker.ask(question(str(n))) for n in range(100)), return_exceptions=True)
-        assert all(isinstance(item, TeacherError) for item in found)
-        with pytest.raises(TeacherError, match=r"failures in a row, the last: .* \(HTTP 500\)") as caught:
-            await asker.ask(question("one more"))
-        assert caught.value.fatal
-
-    async def stop_at_the_first(asker: Asker) -> None:
-        with pytest.raises(TeacherError) as caught:
-            await asyncio.gather(*(one(asker, n) for n in range(100)))
-        assert caught.value.fatal
-
-    async def one(asker: Asker, n: int) -> None:
-        try:
-            await asker.ask(question(str(n)))
-        except TeacherError as error:
-            if error.fatal:
-                raise
-
-    asking(server.base_url, ledger, stop_at_the_first, concurrency=2, attempts=1)
-    assert DEAD_AFTER <= server.count <= DEAD_AFTER + 2
-    asking(server.base_url, ledger, use, concurrency=2, attempts=1)
-
-
-def test_one_hiccup_under_full_load_is_survived(server: TeacherServer, ledger: Ledger) -> None:
-    """All that was under way fails at once, as when a server restarts: that is no death."""
-    server.script = ["503"] * 16
-
-    async def use(asker: Asker) -> None:
-        await asyncio.gather(*(asker.ask(question(str(n))) for n in range(16)))
-
-    asker = asking(server.base_url, ledger, use, concurrency=16)
-    assert asker.spent.sent == 16
-    assert server.busiest <= 16
-
-
-def test_the_budget_of_calls_is_not_passed(server: TeacherServer, ledger: Ledger) -> None:
-    """By nobody: not by those who ask at once, and not by what the ledger holds."""
-    server.latency_s = 0.02
-
-    async def use(asker: Asker) -> None:
-        found = await asyncio.gather(*(asker.ask(question(str(n))) for n in range(20)), return_exceptions=True)
-        refused = [item for item in found if isinstance(item, TeacherError)]
-        assert len(refused) == 13
-        assert {(error.kind, error.fatal) for error in refused} == {("budget", False)}
-        assert "budget of 7 calls is spent" in str(refused[0])
-        assert "max_calls" in refused[0].hint
-        assert not isinstance(found[6], TeacherError), "the first come first"
-
-    for paid_before in (0, 7):
-        asker = asking(server.base_url, ledger, use, limits=Limits(calls=7))
-        assert (asker.spent.calls, asker.spent.sent) == (7, 7 - paid_before)
-    assert server.count == ledger.count() == 7
-
-
-def test_the_budgets_of_tokens_and_minutes(server: TeacherServer, ledger: Ledger) -> None:
-    async def use(asker: Asker) -> None:
-        await asker.ask(question("a b c d"))  # 4 read, 1 written
-        with pytest.raises(TeacherError, match="budget of 5 tokens is spent"):
-            await asker.ask(question("e"))
-
-    for _ in range(2):  # paid now, found in the ledger
-        assert asking(server.base_url, ledger, use, limits=Limits(tokens=5)).spent.tokens == 5
-    assert server.count == 1
-
-    async def late(asker: Asker) -> None:
-        with pytest.raises(TeacherError, match="budget of 0 minutes is spent"):
-            await asker.ask(question("f"))
-
-    asking(server.base_url, ledger, late, limits=Limits(minutes=0))
-    assert server.count == 1
-
-
-def test_a_reply_is_in_the_ledger_before_it_is_seen(ledger: Ledger) -> None:
-    async def use() -> None:
-        asker = Asker(Scripted(lambda request: "first"), ledger)
-        key, reply = await asker.ask(question())
-        assert ledger.get(key) == reply
-
-    asyncio.run(use())
 
 
 # --- few-shot blocks ---
@@ -405,9 +212,9 @@ def test_what_the_writer_shows_and_asks(task: Task) -> None:
     messages = writer.messages(answer, "about 5 words, lower case")
     wanted = f'answer: {task.output.dump(answer)}\nwords: "tea"\nstyle: about 5 words, lower case'
     assert messages[-1].content == wanted
-    assert [m.content for m in messages if m.role == "assistant"] == [
-        "timer 10 minutes", "25 minutes for the sourdough, go", "count down forty minutes"
-    ]  # fmt: skip
+    assert messages[:-1] == writer.messages([], "short")[:-1], "the same shots for all: a server reads them once"
+    shown = [m.content for m in messages if m.role == "assistant"]
+    assert shown[:4] == ["open the calculator app for me", "ring Anna", "timer 10 minutes", "tell me a joke"]
     assert writer.read(' request: "set a tea timer" ') == "set a tea timer"
 
 
@@ -415,7 +222,8 @@ def test_fixed_shots_are_the_same_for_all(task: Task) -> None:
     made = labeler(task, "fixed", fixed_per_group=1)
     shots = made.shots(example(task, "open maps"))
     assert shots == made.shots(example(task, "call Zoe"))
-    assert [task.output.group(seed.target) for seed in shots] == ["open_app", "call_contact", "set_timer", "none"]
+    groups = sorted(task.output.group(seed.target) for seed in shots)
+    assert groups == ["call_contact", "none", "open_app", "set_timer"]
 
 
 def test_nearest_shots_end_with_the_nearest(task: Task) -> None:

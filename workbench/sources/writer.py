@@ -41,10 +41,13 @@ class AnswerWriter:
             start = min((at for at in (line.find("["), line.find("{")) if at >= 0), default=-1)
             if start < 0:
                 continue
-            try:
-                answers.append(self.task.output.parse(line[start:].strip().rstrip(",")))
-            except ParseError:
-                continue
+            found = line[start:].strip().rstrip(",")
+            for form in (found, f"[{found}]"):  # a small teacher writes one call where a list of calls is meant
+                try:
+                    answers.append(self.task.output.parse(form))
+                    break
+                except ParseError:
+                    continue
         return answers
 
 

@@ -55,6 +55,8 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
 async def _written_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:
     """New answers by the teacher, `values_per_slot` or so a group, without doubles."""
     config = context.config.sample
+    if not config.values_per_slot:
+        return []
     writer = AnswerWriter(context.task, seeds)
     rounds = -(-config.values_per_slot // ANSWERS_A_CALL)
     requests = [

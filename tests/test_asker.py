@@ -1,0 +1,201 @@
+"""The asker over a real wire: the same question once, retries where they help, budgets that nobody passes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import TeacherServer
+from small import question, teacher_at
+
+from workbench.errors import TeacherError
+from workbench.ledger import Ledger
+from workbench.teachers.asker import DEAD_AFTER, Asker, Limits
+from workbench.teachers.scripted import Scripted
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TeacherServer]:
+    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
+        yield running
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
+        yield opened
+
+
+def asking(url: str, ledger: Ledger, use: Callable[[Asker], Awaitable[None]], **options: object) -> Asker:
+    """Runs `use` with an asker of the server, and gives the asker to look at."""
+
+    async def inside() -> Asker:
+        teacher = teacher_at(url)
+        try:
+            asker = Asker(teacher, ledger, **options)  # type: ignore[arg-type]
+            await use(asker)
+            return asker
+        finally:
+            await teacher.aclose()
+
+    return asyncio.run(inside())
+
+
+def test_the_same_question_is_sent_once(server: TeacherServer, ledger: Ledger) -> None:
+    server.latency_s = 0.05
+
+    async def use(asker: Asker) -> None:
+        at_once = await asyncio.gather(*(asker.ask(question()) for _ in range(5)))
+        later = await asker.ask(question())
+        assert len({*at_once, later}) == 1
+        await asker.ask(question(k=1))  # the same words, another draw
+
+    asker = asking(server.base_url, ledger, use)
+    assert server.count == 2
+    assert (asker.spent.calls, asker.spent.sent) == (2, 2)
+    again = asking(server.base_url, ledger, use)
+    assert server.count == 2
+    assert (again.spent.calls, again.spent.sent) == (2, 0), "what was paid for earlier counts, and is not sent"
+    assert again.spent.tokens == asker.spent.tokens > 0
+
+
+def test_one_who_gives_up_waiting_does_not_take_the_reply_from_the_others(
+    server: TeacherServer, ledger: Ledger
+) -> None:  # fmt: skip
+    server.latency_s = 0.1
+
+    async def use(asker: Asker) -> None:
+        first, second = (asyncio.create_task(asker.ask(question())) for _ in range(2))
+        await asyncio.sleep(0.03)
+        first.cancel()
+        assert (await second)[1].text == "[]"
+
+    asking(server.base_url, ledger, use)
+    assert server.count == 1
+
+
+@pytest.mark.parametrize("deed", ["500", "half", "reset", "empty", "429"])
+def test_what_can_be_mended_by_trying_again_is_tried_again(server: TeacherServer, ledger: Ledger, deed: str) -> None:
+    server.script = [deed]
+
+    async def use(asker: Asker) -> None:
+        start = asyncio.get_running_loop().time()
+        assert (await asker.ask(question()))[1].text == "[]"
+        if deed == "429":
+            assert asyncio.get_running_loop().time() - start >= 1.0, "the server asked to wait a second"
+
+    asker = asking(server.base_url, ledger, use)
+    assert server.count == 2
+    assert (asker.spent.calls, asker.spent.sent, asker.spent.failed) == (1, 1, 0)
+    (total,) = ledger.totals()
+    assert (total.calls, total.failures) == (1, 1)
+
+
+@pytest.mark.parametrize("deed", ["401", "400", "404"])
+def test_what_cannot_is_not(server: TeacherServer, ledger: Ledger, deed: str) -> None:
+    server.script = [deed] * 9
+
+    async def use(asker: Asker) -> None:
+        with pytest.raises(TeacherError):
+            await asker.ask(question())
+
+    asker = asking(server.base_url, ledger, use)
+    assert server.count == 1
+    assert (asker.spent.calls, asker.spent.failed, ledger.count()) == (0, 1, 0)
+
+
+def test_attempts_end(server: TeacherServer, ledger: Ledger) -> None:
+    server.script = ["500"] * 9
+
+    async def use(asker: Asker) -> None:
+        with pytest.raises(TeacherError, match="HTTP 500") as caught:
+            await asker.ask(question())
+        assert not caught.value.fatal
+
+    asking(server.base_url, ledger, use, attempts=2)
+    assert server.count == 2
+
+
+def test_a_dead_teacher_is_not_asked_on_and_on(server: TeacherServer, ledger: Ledger) -> None:
+    server.script = ["500"] * 1000
+
+    async def use(asker: Asker) -> None:
+        found = await asyncio.gather(*(asker.ask(question(str(n))) for n in range(100)), return_exceptions=True)
+        assert all(isinstance(item, TeacherError) for item in found)
+        with pytest.raises(TeacherError, match=r"failures in a row, the last: .* \(HTTP 500\)") as caught:
+            await asker.ask(question("one more"))
+        assert caught.value.fatal
+
+    async def stop_at_the_first(asker: Asker) -> None:
+        with pytest.raises(TeacherError) as caught:
+            await asyncio.gather(*(one(asker, n) for n in range(100)))
+        assert caught.value.fatal
+
+    async def one(asker: Asker, n: int) -> None:
+        try:
+            await asker.ask(question(str(n)))
+        except TeacherError as error:
+            if error.fatal:
+                raise
+
+    asking(server.base_url, ledger, stop_at_the_first, concurrency=2, attempts=1)
+    assert DEAD_AFTER <= server.count <= DEAD_AFTER + 2
+    asking(server.base_url, ledger, use, concurrency=2, attempts=1)
+
+
+def test_one_hiccup_under_full_load_is_survived(server: TeacherServer, ledger: Ledger) -> None:
+    """All that was under way fails at once, as when a server restarts: that is no death."""
+    server.script = ["503"] * 16
+
+    async def use(asker: Asker) -> None:
+        await asyncio.gather(*(asker.ask(question(str(n))) for n in range(16)))
+
+    asker = asking(server.base_url, ledger, use, concurrency=16)
+    assert asker.spent.sent == 16
+    assert server.busiest <= 16
+
+
+def test_the_budget_of_calls_is_not_passed(server: TeacherServer, ledger: Ledger) -> None:
+    """By nobody: not by those who ask at once, and not by what the ledger holds."""
+    server.latency_s = 0.02
+
+    async def use(asker: Asker) -> None:
+        found = await asyncio.gather(*(asker.ask(question(str(n))) for n in range(20)), return_exceptions=True)
+        refused = [item for item in found if isinstance(item, TeacherError)]
+        assert len(refused) == 13
+        assert {(error.kind, error.fatal) for error in refused} == {("budget", False)}
+        assert "budget of 7 calls is spent" in str(refused[0])
+        assert "max_calls" in refused[0].hint
+        assert not isinstance(found[6], TeacherError), "the first come first"
+
+    for paid_before in (0, 7):
+        asker = asking(server.base_url, ledger, use, limits=Limits(calls=7))
+        assert (asker.spent.calls, asker.spent.sent) == (7, 7 - paid_before)
+    assert server.count == ledger.count() == 7
+
+
+def test_the_budgets_of_tokens_and_minutes(server: TeacherServer, ledger: Ledger) -> None:
+    async def use(asker: Asker) -> None:
+        await asker.ask(question("a b c d"))  # 4 read, 1 written
+        with pytest.raises(TeacherError, match="budget of 5 tokens is spent"):
+            await asker.ask(question("e"))
+
+    for _ in range(2):  # paid now, found in the ledger
+        assert asking(server.base_url, ledger, use, limits=Limits(tokens=5)).spent.tokens == 5
+    assert server.count == 1
+
+    async def late(asker: Asker) -> None:
+        with pytest.raises(TeacherError, match="budget of 0 minutes is spent"):
+            await asker.ask(question("f"))
+
+    asking(server.base_url, ledger, late, limits=Limits(minutes=0))
+    assert server.count == 1
+
+
+def test_a_reply_is_in_the_ledger_before_it_is_seen(ledger: Ledger) -> None:
+    async def use() -> None:
+        asker = Asker(Scripted(lambda request: "first"), ledger)
+        key, reply = await asker.ask(question())
+        assert ledger.get(key) == reply
+
+    asyncio.run(use())
