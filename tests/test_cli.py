@@ -324,7 +324,8 @@ def test_an_entry_point_whose_package_is_broken(tmp_path: Path) -> None:
     for module in ("lost_module", "lost_package.module"):
         (info / "entry_points.txt").write_text(f"[workbench.tasks]\nlost = {module}:lost\n")
         done = workbench(tmp_path, "list", PYTHONPATH=str(tmp_path))
-        assert done.returncode == 1
+        assert done.returncode == 0
+        assert "phone_actions" in done.stdout
         assert f"entry point 'lost' names {module}, which is not there" in done.stderr
         assert "Traceback" not in done.stderr
 

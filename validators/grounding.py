@@ -92,7 +92,12 @@ def spellings(value: float) -> tuple[str, ...]:
     from num2words import num2words
 
     words = num2words(value)
-    return (f"{value:g}", words, words.replace("-", " "), words.replace(" and ", " "))
+    return (
+        f"{value:g}" if isinstance(value, float) else str(value),
+        words,
+        words.replace("-", " "),
+        words.replace(" and ", " "),
+    )
 
 
 def _occurs(value: str, text: str) -> bool:

@@ -168,6 +168,14 @@ def main() -> None:
     except KeyboardInterrupt:
         _stopped()
         sys.exit(INTERRUPTED)
+    except OSError as error:
+        from workbench.store import disk_is_full
+
+        if not disk_is_full(error):
+            raise
+        print(f"error: the disk is full: {error}", file=sys.stderr)
+        print("next:  free some space, then run the same command: it goes on where it was", file=sys.stderr)
+        sys.exit(1)
 
 
 def _stopped() -> None:

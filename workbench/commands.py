@@ -1,6 +1,7 @@
 """What the verbs do. The command line (cli.py) parses and calls; a notebook can call these as well."""
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,9 @@ from pydantic import ValidationError
 
 from workbench import models, pipeline, registry
 from workbench.config import Config, load_config
+from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError, DataError, StoreError, TaskError
+from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
 from workbench.runs import Lock, RunFolder, find_run, read_lock
 from workbench.store import RunLock
@@ -27,6 +30,9 @@ def run(name: str, config: Config, *, until: str = "", force: str = "", dry: boo
     for option, value in (("--until", until), ("--force", force)):
         if value and value not in names:
             raise ConfigError(f"{option} {value}: there is no such stage", f"stages: {', '.join(names)}")
+    unknown = [quant for quant in config.export.quants if quant not in QUANTS]
+    if unknown:
+        raise ConfigError(f"export.quants: there is no {unknown[0]!r}", f"there are {', '.join(QUANTS)}")
     task = registry.load(name)
     project = Path.cwd()
     root = project / ".workbench"
@@ -40,8 +46,7 @@ def run(name: str, config: Config, *, until: str = "", force: str = "", dry: boo
 
 def _run(task: Task, config: Config, project: Path, until: str, force: str) -> None:
     _quiet()
-    command = f"workbench {' '.join(sys.argv[1:])}"
-    folder = RunFolder(project, task.name, task.file, task.version, config, command)
+    folder = RunFolder(project, task.name, task.file, task.version, config, _command())
     started = time.monotonic()
 
     def say(text: str) -> None:
@@ -49,7 +54,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str) -> N
         folder.say(text)
 
     for model in _needed(config, until):
-        say(f"model {model}: {fetch(model)}")
+        say(f"model {model}: {fetch(model) if model in models.CATALOGUE else models.path_or_name(model)}")
 
     def done(item: pipeline.Done) -> None:
         folder.done(item)
@@ -71,12 +76,20 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str) -> N
 
 
 def _needed(config: Config, until: str) -> list[str]:
-    """The catalogue's models that the stages up to `until` rest on: they are fetched before anything else is done."""
+    """The models that the stages up to `until` rest on: a wrong name is told, and a file fetched, before the teacher is
+    asked for anything."""
     last = next((place for place, stage in enumerate(pipeline.STAGES) if stage.name == until), len(pipeline.STAGES))
     sections = {section for stage in pipeline.STAGES[: last + 1] for section in stage.sections}
     named = [config.student.model] if "student" in sections else []
-    named += [config.teacher.model] if "teacher" in sections and not config.teacher.base_url else []
-    return [model for model in named if model in models.CATALOGUE]
+    remote = config.teacher.base_url or config.teacher.model.startswith("hf:")
+    return named + ([config.teacher.model] if "teacher" in sections and not remote else [])
+
+
+def _command() -> str:
+    """What was typed, to be typed again."""
+    program = Path(sys.argv[0])
+    script = program.suffix == ".py" and program.name != "__main__.py"  # a benchmark calls `run` too
+    return shlex.join([*(["python", sys.argv[0]] if script else ["workbench"]), *sys.argv[1:]])
 
 
 def _nothing(done: pipeline.Done) -> None:
@@ -109,8 +122,13 @@ def report(name: str) -> None:
     if lock.entry("evaluate") is None:
         raise StoreError(f"{folder.name} did not get as far as its evaluation", "run the task to its end first")
     config = load_config(file=folder / "config.toml")
-    made = build_report(registry.load(_task_of(lock)), config, lock, folder)
-    write_report(made, folder)
+    try:
+        made = build_report(registry.load(_task_of(lock)), config, lock, folder)
+        write_report(made, folder)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"{error.filename} is not there any more", "run the task again: what is there is kept"
+        ) from None
     _print(made)
     print(f"report: {folder / 'report.html'}")
 
@@ -142,7 +160,7 @@ def check(name: str) -> int:
 
 
 def predict(name: str, text: str, run_name: str) -> None:
-    """One answer of the shipped file, checked by the task's own parser."""
+    """One answer of the shipped file; where it is no answer by the task's own parser, that is told on standard error."""
     from workbench.stages.exam import ask_all, user
     from workbench.stages.export import STUDENT_CONTEXT
 
@@ -163,6 +181,10 @@ def predict(name: str, text: str, run_name: str) -> None:
         context=STUDENT_CONTEXT,
     )
     print(answer.text)
+    try:
+        task.output.parse(answer.text)
+    except ParseError as error:
+        print(f"this is no answer of {task.name}: {error}", file=sys.stderr)
 
 
 def _shipped(folder: Path) -> Path:

@@ -3,11 +3,12 @@
 Order of precedence: profile, then `--config FILE` (TOML), then `--set section.key=value`.
 """
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from workbench.errors import ConfigError
 from workbench.students.settings import TrainConfig
@@ -21,12 +22,26 @@ class TeacherConfig(Frozen):
 
     model: str = "qwen2.5-coder-1.5b-instruct"
     base_url: str = ""
-    key_env: str = "OPENAI_API_KEY"
+    key_env: str = "OPENAI_API_KEY"  # the variable's name, which is written down; never the key
     licence: str = ""
     constrained: bool | None = (
         None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
     )
     max_tokens: int = Field(256, ge=1)  # of an answer
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise ValueError("the name of an environment variable is wanted, not the key itself")
+        return name
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://(\[[\da-fA-F:]+\]|[^/@:\s?#]+)(:\d+)?(/[^\s?#]*)?", url):
+            raise ValueError("an address is wanted, as in https://api.openai.com/v1, without a key or a password in it")
+        return url
 
     @property
     def asks_schema(self) -> bool:
@@ -75,7 +90,7 @@ class ExportConfig(Frozen):
     """The smallest file within `max_drop` points of the unquantized dev score ships, if it is within `max_ratio` of the
     teacher's file size; where none is, the best one within that size."""
 
-    quants: tuple[str, ...] = ("Q8_0", "Q5_1", "Q5_0", "Q4_K_M", "Q4_0")
+    quants: tuple[str, ...] = Field(("Q8_0", "Q5_1", "Q5_0", "Q4_K_M", "Q4_0"), min_length=1)
     max_drop: float = Field(2.0, ge=0)
     max_ratio: float = Field(0.1, gt=0)
     importance: bool = True
@@ -91,11 +106,11 @@ class EvaluateConfig(Frozen):
 class Runtime(BaseModel, frozen=True, extra="forbid"):
     """How, not what: nothing here can change a result, so nothing here is in a key."""
 
-    threads: int = 0  # 0: all cores
-    slots: int = 2
-    concurrency: int = 8
-    timeout_s: float = 120.0
-    attempts: int = 5
+    threads: int = Field(0, ge=0)  # 0: all cores
+    slots: int = Field(2, ge=1)
+    concurrency: int = Field(8, ge=1)
+    timeout_s: float = Field(120.0, gt=0)
+    attempts: int = Field(5, ge=1)
 
 
 class Config(Frozen):
@@ -147,7 +162,18 @@ def load_config(
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place}: {first['msg']}", "`workbench run --help` names the settings") from None
+        raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}", _named(first["loc"])) from None
+
+
+def _named(place: tuple[int | str, ...]) -> str:
+    """The settings that can stand where one is wrong."""
+    model: Any = Config
+    for part in place[:-1]:
+        inner = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            break
+        model = inner
+    return f"settings here: {', '.join(model.model_fields)}"
 
 
 def _toml(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from workbench.errors import WorkbenchError
 from workbench.outputs import ParseError
 from workbench.task import SecondLook, Task, Validator
 from workbench.types import Check, Example, Judged, Verdict
@@ -30,7 +31,12 @@ async def judge(task: Task, example: Example, text: str, look: SecondLook) -> Ve
     judged = read(task, example, text)
     checks = list(verdict.checks)
     for validator in task.dear:
-        check = await validator.judge_with(judged, task, look)
+        try:
+            check = await validator.judge_with(judged, task, look)
+        except WorkbenchError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            check = _crashed(validator.name, error)
         checks.append(check)
         if check.outcome != "pass":
             break

@@ -17,7 +17,7 @@ from workbench.edge.native import runtime_version
 from workbench.ledger import Ledger
 from workbench.models import cache_dir
 from workbench.stages.context import Context
-from workbench.store import Artifact, Store, stage_key
+from workbench.store import Artifact, Store, empty, stage_key
 from workbench.task import Task
 
 
@@ -33,13 +33,29 @@ class Stage(NamedTuple):
     resumes: bool = False
 
 
+TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
-    Stage("shots", 1, ("examples",), ("teacher", "shots")),
-    Stage("sample", 1, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("shots", 2, ("examples",), ("teacher", "shots")),
+    Stage("sample", 2, ("examples", "shots"), ("teacher", "shots", "sample")),
     Stage("select", 1, ("examples", "sample"), ("select",), ("datasketch",)),
-    Stage("train", 1, ("examples", "select"), ("student", "train"), ("torch", "transformers", "peft"), False, True),
-    Stage("merge", 1, ("examples", "train"), ("student", "train"), ("torch", "transformers", "peft"), False),
+    Stage(
+        "train",
+        2,
+        ("examples", "select"),
+        ("student", "train"),
+        TRAINING,
+        False,
+        True,
+    ),
+    Stage(
+        "merge",
+        1,
+        ("examples", "train"),
+        ("student", "train"),
+        TRAINING,
+        False,
+    ),
     Stage("export", 1, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
     Stage("evaluate", 1, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
@@ -61,10 +77,10 @@ def walk(
     say: Callable[[str], None], done: Callable[[Done], None], run: str = "",
 ) -> list[Done]:  # fmt: skip
     """Run or skip each stage up to `until`. `root` is the project's .workbench folder; `done` hears of each stage."""
-    store, finished = Store(root), dict[str, Done]()
+    store, finished, code = Store(root), dict[str, Done](), code_digest(task)  # once: it is what is loaded that runs
     with Ledger(root / "ledger.sqlite", run=run) as ledger:
         for stage in STAGES:
-            made_of, key = _key(stage, task, config, finished)
+            made_of, key = _key(stage, code, config, finished)
             artifact = store.find(stage.name, key) if key else None
             ran = artifact is None or stage.name == force
             if ran and not dry:
@@ -82,13 +98,13 @@ def walk(
     return list(finished.values())
 
 
-def _key(stage: Stage, task: Task, config: Config, finished: Mapping[str, Done]) -> tuple[dict[str, Any], str]:
+def _key(stage: Stage, code: str, config: Config, finished: Mapping[str, Done]) -> tuple[dict[str, Any], str]:
     """What the key is made of, and the key; empty while an input is not there yet (a dry run)."""
     inputs = {name: finished[name].artifact for name in stage.needs}
     made_of: dict[str, Any] = {
         "config": {name: getattr(config, name).model_dump(mode="json") for name in stage.sections},
         "inputs": {name: artifact.digest if artifact else "" for name, artifact in inputs.items()},
-        "code": code_digest(task) if stage.code else "",
+        "code": code if stage.code else "",
         "environment": {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries},
     }
     return made_of, stage_key(stage.name, stage.version, **made_of) if all(inputs.values()) else ""
@@ -98,12 +114,14 @@ def code_digest(task: Task) -> str:
     """Of the task's file, its data and the validators it was declared with. That data is missing is told where it is read."""
     modules = {type(validator).__module__ for validator in task.validators}
     files = [Path(str(import_module(name).__file__)) for name in modules if not name.startswith("workbench_task_")]
-    data = [path for name in task.data.files.values() if (path := task.data.root / name).is_file()]
-    return tree_digest([task.file, *data, *files])
+    data = [*(task.data.root / name for name in task.data.files.values()), *([task.corpus] if task.corpus else [])]
+    return tree_digest([task.file, *(path for path in data if path.is_file()), *files])
 
 
 def _run(stage: Stage, key: str, made_of: dict[str, Any], store: Store, context: Context) -> Artifact:
     with store.create(stage.name, key, made_of, keep=stage.resumes) as folder:
+        if not stage.resumes:
+            empty(folder)  # what a killed run left there would be published with the rest
         context.out = folder
         import_module(f"workbench.stages.{stage.name}").run(context)
     artifact = store.find(stage.name, key)

@@ -6,6 +6,7 @@ Listing reads the syntax tree only, so that one broken file hides no other and n
 import ast
 import difflib
 import importlib.util
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from workbench.errors import TaskError
 from workbench.task import Task
 
 GROUP = "workbench.tasks"
+log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
@@ -41,12 +43,11 @@ def available() -> list[Found]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             spec = importlib.util.find_spec(point.module)
-        except ImportError:  # its package is not there, or cannot be imported
+        except Exception:  # noqa: BLE001 - another package's code: whatever it raises must not hide the other tasks
             spec = None
         if spec is None or spec.origin is None:
-            raise TaskError(
-                f"entry point {point.name!r} names {point.module}, which is not there", "reinstall its package"
-            )
+            log.warning("entry point %r names %s, which is not there: reinstall its package", point.name, point.module)
+            continue
         found += [item for item in in_file(Path(spec.origin)) if item.name == point.attr]
     return found
 
@@ -65,7 +66,7 @@ def in_file(file: Path) -> Iterator[Found]:
 
 def _is_task(node: ast.expr) -> bool:
     target = node.func if isinstance(node, ast.Call) else node
-    return isinstance(target, ast.Name) and target.id == "task"
+    return (target.attr if isinstance(target, ast.Attribute) else getattr(target, "id", "")) == "task"
 
 
 def load(name: str) -> Task:

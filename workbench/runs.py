@@ -4,6 +4,7 @@ runs/<task>/<UTC time>-<short key>/    config.toml (re-runnable), lock.json, eve
 runs/<task>/latest                     repointed when a run has ended well
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,6 @@ class Entry(BaseModel):
     digest: str
     ran: bool
     made_of: dict[str, Any]
-    facts: dict[str, Any] = {}
 
 
 class Lock(BaseModel):
@@ -117,7 +117,11 @@ def find_run(project: Path, name: str) -> Path:
 
 
 def read_lock(run: Path) -> Lock:
-    return Lock.model_validate_json((run / "lock.json").read_text(encoding="utf-8"))
+    """Raises StoreError where lock.json is not there or not whole."""
+    try:
+        return Lock.model_validate_json((run / "lock.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise StoreError(f"{run / 'lock.json'} is not there, or not whole", "run the task again") from None
 
 
 def why(project: Path, run: Path, stage: str) -> str:
@@ -129,7 +133,8 @@ def why(project: Path, run: Path, stage: str) -> str:
         raise StoreError(f"{stage!r} is no stage of this run", f"its stages: {names}")
     if not entry.ran:
         return f"{stage} was skipped: nothing it rests on has changed (key {entry.key[:8]})."
-    before = [path for path in sorted(run.parent.glob("*Z-*")) if path.name < run.name]
+    older = (path for path in sorted(run.parent.glob("*Z-*")) if path.name < run.name)
+    before = [path for path in older if (path / "lock.json").is_file()]  # a run killed at once has none
     earlier = next((e for path in reversed(before) if (e := read_lock(path).entry(stage)) is not None), None)
     if earlier is None:
         return f"{stage} ran because no run before had got this far."
@@ -157,13 +162,14 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """A copy that shares the bytes where the file system can."""
+    """A copy that shares the model's bytes where the file system can; what people edit in place is theirs alone."""
 
     def link(a: str, b: str) -> None:
-        try:
-            os.link(a, b)
-        except OSError:
-            shutil.copyfile(a, b)
+        with contextlib.suppress(OSError):
+            if a.endswith(".gguf"):
+                os.link(a, b)
+                return
+        shutil.copyfile(a, b)
 
     shutil.copytree(source, target, copy_function=link, dirs_exist_ok=False)
 

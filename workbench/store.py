@@ -29,7 +29,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ValidationError
 
 from workbench.digest import digest, file_digest
-from workbench.errors import LockedError, StoreError
+from workbench.errors import LockedError, StoreError, WorkbenchError
 from workbench.types import Frozen
 
 log = logging.getLogger(__name__)
@@ -263,6 +263,15 @@ class RunLock:
         )
 
 
+def empty(folder: Path) -> None:
+    """Removes all that a folder holds."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def _hold(folder: Path) -> int | None:
     """A lock on the folder itself, so that no lock file is left when it is renamed. None when another has it."""
     while True:
@@ -293,12 +302,25 @@ def _told(path: Path) -> Iterator[None]:
     """The disk's own errors as ours; others (a stage's FileNotFoundError) pass."""
     try:
         yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    except WorkbenchError:
+        raise
+    except Exception as error:
+        if disk_is_full(error):
             raise StoreError(
                 f"the disk that holds {path.parent} is full",
                 "free some space (runs/ and .workbench/work hold the most), then run the same command: it goes on",
             ) from error
-        if error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
+        if isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EROFS, errno.EPERM}:
             raise StoreError(f"no access to {error.filename or path}", "check its permissions") from error
         raise
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether that is what an error came of. torch raises a RuntimeError in its place, safetensors one that only says it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -9,6 +9,8 @@ The decorated function is called once, when the task is loaded. Its name is the 
 """
 
 import inspect
+import re
+import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing_extensions import TypeIs
 
 from workbench.digest import digest
 from workbench.errors import DataError, TaskError
-from workbench.outputs import Output, ParseError
+from workbench.outputs import Output
 from workbench.types import Check, Example, Judged, Split
 
 Source = Literal["seed", "forward", "inverse", "recombine", "corpus"]
@@ -33,6 +35,19 @@ class Prompt:
     output: Output
     instructions: str
     student: str = "{text}"
+
+    def __post_init__(self) -> None:
+        """Raises TaskError where `student` asks for a field that the input does not have."""
+        try:
+            named = [name for _, name, _, _ in string.Formatter().parse(self.student) if name is not None]
+        except ValueError as error:
+            raise TaskError(
+                f"student={self.student!r} is no format string: {error}", "write {{ and }} for braces"
+            ) from None
+        unknown = [name for name in named if re.split(r"[.\[]", name)[0] not in self.input.model_fields]
+        if unknown:
+            fields = ", ".join(self.input.model_fields)
+            raise TaskError(f"student={self.student!r}: the input has no field {unknown[0]!r}, it has {fields}")
 
 
 @dataclass(frozen=True)
@@ -142,8 +157,10 @@ class Task:
         for number, raw in _jsonl(path):
             try:
                 row = self.data.read(raw) if self.data.read else raw
+                if row["target"] is None:
+                    raise TypeError("'target' is null")
                 example = self.example(row["input"], split=split, target=row["target"])
-            except (ValidationError, ParseError, KeyError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # the author's `read` may stumble too
                 raise DataError(
                     f"{path}, row {number}: {_short(error)}", "mend the row, or the schema in the task file"
                 ) from None
@@ -181,7 +198,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"{path} is missing", "a task needs seeds.jsonl, dev.jsonl and test.jsonl") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}", "save the file as UTF-8") from None
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines also splits at U+2028, which JSON text may hold
         if not line.strip():
             continue
         try:

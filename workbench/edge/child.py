@@ -48,7 +48,12 @@ def spawn(
     command = [sys.executable, "-m", module, *args]
     watch = {"WORKBENCH_PARENT": str(os.getpid()), "WORKBENCH_PDEATHSIG": "1" if on_main else "0"}
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=stdout, stderr=log, env=(env or environment()) | watch
+        command,
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=log,
+        env=(env or environment()) | watch,
+        start_new_session=True,  # the terminal's Ctrl-C is for the parent, which ends its children itself
     )
 
 

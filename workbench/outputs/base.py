@@ -117,6 +117,25 @@ def validated(model: type[BaseModel], value: Any, where: str) -> dict[str, Any]:
         raise ParseError("schema", f"{place}: {first['msg']}") from None
 
 
+def inlined(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's JSON schema with its definitions (enum classes, models within models) put where they are named."""
+    definitions = schema.get("$defs", {})
+
+    def walk(node: Any, inside: frozenset[str]) -> Any:
+        if isinstance(node, list):
+            return [walk(item, inside) for item in node]
+        if not isinstance(node, dict):
+            return node
+        name = str(node.get("$ref", "")).removeprefix("#/$defs/")
+        if name in definitions and name not in inside:
+            rest = {key: item for key, item in node.items() if key != "$ref"}
+            return {**walk(definitions[name], inside | {name}), **walk(rest, inside)}
+        return {key: walk(item, inside) for key, item in node.items() if key != "$defs"}
+
+    whole: dict[str, Any] = walk(dict(schema), frozenset())
+    return whole
+
+
 def short_type(schema: Mapping[str, Any]) -> str:
     """A field's JSON schema in a word or two: `text`, `1-1440`, `a|b`, `true|false`."""
     options = [option for option in schema.get("anyOf", []) if option.get("type") != "null"]

@@ -17,6 +17,7 @@ from workbench.outputs.base import (
     Tally,
     compact,
     fold,
+    inlined,
     kind_of,
     read_json,
     replaced,
@@ -145,7 +146,7 @@ def _triples(calls: Any) -> Counter[str]:
 
 
 def _arguments_schema(model: type[BaseModel]) -> dict[str, Any]:
-    schema = model.model_json_schema()
+    schema = inlined(model.model_json_schema())
     properties = {key: _plain(spec) for key, spec in schema.get("properties", {}).items()}
     return {
         "type": "object",

@@ -14,6 +14,7 @@ from workbench.outputs.base import (
     Tally,
     compact,
     fold,
+    inlined,
     kind_of,
     read_json,
     replaced,
@@ -36,11 +37,10 @@ class Record:
 
     def schema(self) -> dict[str, Any]:
         """JSON schema of the record, every field required, the scored fields first."""
-        schema = self.model.model_json_schema()
+        schema = inlined(self.model.model_json_schema())
         order = [*self.scored, *self.ignore]
         properties = {name: _untitled(schema["properties"][name]) for name in order}
-        extra = {"$defs": schema["$defs"]} if "$defs" in schema else {}
-        return {"type": "object", "properties": properties, "required": order, "additionalProperties": False, **extra}
+        return {"type": "object", "properties": properties, "required": order, "additionalProperties": False}
 
     def describe(self) -> str:
         """One line a field: `queue: billing|delivery  What has to be done.`"""

@@ -61,8 +61,13 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
             tokens=funnel.get("tokens", 0),
         ),
         student=m.Student(name=config.student.model, licence=student_licence),
-        sources=tuple(m.Source(name=k, rows=v) for k, v in Counter(row.source for row in rows).items()),
-        caveats=_caveats(config, results, funnel),
+        sources=tuple(
+            m.Source(
+                name=name, rows=count, licence=", ".join(sorted({r.licence for r in rows if r.source == name} - {""}))
+            )
+            for name, count in Counter(row.source for row in rows).items()
+        ),
+        caveats=_caveats(config, results, funnel, sum(e.split == "test" for e in _examples(art))),
         expert=m.Expert(path=str(folder / "expert"), grammar="grammar.gbnf", prompt=rows[0].prompt),
     )
 
@@ -176,7 +181,7 @@ def _mistakes(task: Task, results: dict[str, Any], art: dict[str, Path]) -> tupl
     given: dict[str, dict[str, str]] = defaultdict(dict)
     for item in read_jsonl(art["evaluate"] / "answers.jsonl", Given):
         given[item.example][item.entrant] = item.text
-    examples = {e.id: e for e in read_jsonl(art["examples"] / "examples.jsonl", Example)}
+    examples = {e.id: e for e in _examples(art)}
 
     def right(text: str | None, target: Any) -> bool:
         return text is not None and task.output.tally(parsed(task.output, text), target)["exact"][0] == 1.0
@@ -198,14 +203,20 @@ def _mistakes(task: Task, results: dict[str, Any], art: dict[str, Path]) -> tupl
     return tuple(sorted(found, key=lambda mistake: not mistake.teacher_right)[:MISTAKES])
 
 
-def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any]) -> tuple[str, ...]:
+def _examples(art: dict[str, Path]) -> list[Example]:
+    return list(read_jsonl(art["examples"] / "examples.jsonl", Example))
+
+
+def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any], tests: int) -> tuple[str, ...]:
     told = []
-    if config.evaluate.rows:
-        told.append(f"Scored on {config.evaluate.rows} test rows, not on all of them.")
     base = next((item for item in results["entrants"] if item["key"] == "base"), None)
     shipped = next(item for item in results["entrants"] if item.get("shipped"))
+    if shipped["rows"] < tests:
+        told.append(f"Scored on {shipped['rows']} of {tests} test rows.")
     if base and base["rows"] < shipped["rows"]:
         told.append(f"The base student was scored on the first {base['rows']} rows only.")
+    if config.teacher.base_url:
+        told.append("The teacher's seconds are of requests sent side by side, not of one alone.")
     if funnel["stopped"] != "enough":
         told.append(f"Sampling stopped early: {funnel['stopped']}.")
     return tuple(told)

@@ -203,9 +203,10 @@ def snippets(report: Report, folder: str | None = None) -> list[Snippet]:
         "    temperature=0,\n)\n"
         "print(reply.choices[0].message.content)"
     )
-    no_grammar = "Ollama does not read the grammar, so its answers can differ from the scored ones."
+    no_grammar = "Ollama does not read the grammar."
+    free = "The grammar forbids what is no answer; the scores are those of the file without it."
     return [
-        Snippet("llama-server", "sh", server),
+        Snippet("llama-server", "sh", server, free if expert.grammar else ""),
         Snippet("Python, against llama-server", "python", client, "Needs `pip install openai` and the server above."),
         Snippet("Ollama", "sh", ollama, no_grammar if expert.grammar else ""),
     ]

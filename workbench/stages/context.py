@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,7 +30,6 @@ class Context:
     cache: Path
     say: Say
     run: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)  # goes into the manifest: small figures worth telling
 
     def examples(self, split: str) -> list[Example]:
         rows = read_jsonl(self.inputs["examples"] / "examples.jsonl", Example)

@@ -1,9 +1,13 @@
 """What a run would ask of the teacher, counted on the prompts as they would be sent. Asks nothing."""
 
+import random
+from collections.abc import Sequence
+
 from workbench.config import Config
-from workbench.sources.writer import InputWriter
+from workbench.sources.writer import ANSWERS_A_CALL, AnswerWriter, InputWriter
 from workbench.task import Task
 from workbench.teachers.prompts import Labeler
+from workbench.types import Message
 
 CHARS_PER_TOKEN = 3.6  # of English and JSON in current tokenizers; +-15 %
 READ_PER_S, WRITE_PER_S = 100.0, 45.0  # a 1.5B Q4_K_M teacher on two cores, prefixes not cached
@@ -11,31 +15,32 @@ READ_PER_S, WRITE_PER_S = 100.0, 45.0  # a 1.5B Q4_K_M teacher on two cores, pre
 
 def estimated(task: Task, config: Config) -> list[str]:
     """Lines to print: calls, tokens, minutes. An upper bound: retries apart, nothing in the ledger counted off."""
-    seeds, dev, test = task.examples("seed"), task.examples("dev"), task.examples("test")
+    seeds, dev, test = task.examples("seed"), task.examples("dev")[:10], task.examples("test")
+    sample, sources = config.sample, set(task.sources)
+    inverse, forward = (sample.inverse if "inverse" in sources else 0, sample.forward if "forward" in sources else 0)
+    corpus = _lines(task) if "corpus" in sources else 0
     modes = ("group", "fixed", "nearest") if config.shots.mode == "auto" else (config.shots.mode,)
+    labelers = [Labeler(task, seeds, mode, config.shots) for mode in modes]
+    label = max(_chars([labeler.messages(row) for row in dev]) for labeler in labelers)
+    writer, answerer, rng = InputWriter(task, seeds), AnswerWriter(task, seeds), random.Random(0)
+    write = _chars([writer.messages(seed.target, "short") for seed in seeds[:10]])
+    answers = _chars([answerer.messages(group, rng) for group in answerer.groups])
     answer = sum(len(task.output.dump(seed.target)) for seed in seeds) / len(seeds)
-    labels = {
-        mode: sum(len(m.content) for row in dev[:10] for m in Labeler(task, seeds, mode, config.shots).messages(row))
-        / min(10, len(dev))
-        for mode in modes
-    }
-    dearest = max(labels.values())
-    writer = InputWriter(task, seeds)
-    write = sum(len(m.content) for seed in seeds[:10] for m in writer.messages(seed.target, "short")) / min(
-        10, len(seeds)
-    )
-    wanted = config.sample.inverse + config.sample.forward
-    rows = config.evaluate.rows or len(test)
+    rounds = -(-sample.values_per_slot // ANSWERS_A_CALL) if inverse else 0
+    looks = sum(getattr(validator, "votes", 1) for validator in task.dear)
+    judged = (inverse + forward + corpus) * sample.candidates
     plan = [
-        ("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 else 0, dearest),
-        ("write inputs", wanted * config.sample.candidates, write),
-        ("second looks", wanted if task.dear else 0, dearest),
-        ("teacher on test", min(rows, len(test)), dearest),
+        ("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 else 0, label, answer),
+        ("write answers", len(answerer.groups) * rounds, answers, ANSWERS_A_CALL * answer),
+        ("write inputs", inverse * sample.candidates + forward, write, answer),
+        ("answer inputs", (forward + corpus) * sample.candidates, label, answer),
+        ("second looks", judged * looks, label, answer),
+        ("teacher on test", min(config.evaluate.rows or len(test), len(test)), label, answer),
     ]
     lines = [f"{'':18}{'calls':>8}{'tokens in':>12}{'tokens out':>12}"]
     total_in = total_out = total = 0.0
-    for name, calls, chars in plan:
-        read, wrote = calls * chars / CHARS_PER_TOKEN, calls * answer / CHARS_PER_TOKEN
+    for name, calls, chars_in, chars_out in plan:
+        read, wrote = calls * chars_in / CHARS_PER_TOKEN, calls * chars_out / CHARS_PER_TOKEN
         total, total_in, total_out = total + calls, total_in + read, total_out + wrote
         lines.append(f"{name:18}{calls:8,.0f}{read:12,.0f}{wrote:12,.0f}")
     lines.append(f"{'at most':18}{total:8,.0f}{total_in:12,.0f}{total_out:12,.0f}")
@@ -45,3 +50,15 @@ def estimated(task: Task, config: Config) -> list[str]:
     lines.append(f"sampling stops at {config.sample.max_calls:,} calls, {config.sample.max_tokens:,} tokens "
                  f"or {config.sample.max_minutes:g} minutes")  # fmt: skip
     return lines
+
+
+def _chars(chats: Sequence[Sequence[Message]]) -> float:
+    """The mean length of a chat, 0 for none."""
+    return sum(len(message.content) for chat in chats for message in chat) / max(1, len(chats))
+
+
+def _lines(task: Task) -> int:
+    if task.corpus is None or not task.corpus.is_file():
+        return 0  # told by the run
+    with task.corpus.open("rb") as handle:
+        return sum(1 for _ in handle)

@@ -126,7 +126,6 @@ def run(context: Context) -> None:
         for row, text in zip(evaluation.rows, texts, strict=False)
     ]
     write_jsonl(context.out / "answers.jsonl", given)
-    context.facts.update(chosen=export["chosen"], p=paired.p)
 
 
 def _base(evaluation: Evaluation) -> None:

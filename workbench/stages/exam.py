@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from workbench.config import Runtime
 from workbench.edge.runtime import LlamaServer
+from workbench.errors import EdgeError
 from workbench.types import Message
 
 Chat = Sequence[Message]
@@ -25,25 +26,31 @@ def user(prompt: str) -> Chat:
 
 
 def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int) -> list[Answer]:
-    """Greedy answers, in the chats' order. `context` is in tokens, prompt and answer together. Raises EdgeError."""
-    with LlamaServer(gguf, slots=runtime.slots, ctx_per_slot=context, threads=threads(runtime)) as server:
-        return asyncio.run(_ask_all(server, chats, runtime.slots, max_tokens))
+    """Greedy answers, in the chats' order. `context` is in tokens, prompt and answer together. Raises EdgeError.
+
+    One request at a time: batching changes the last bits of the logits, and an answer is to be the one a device gives.
+    """
+    with LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=threads(runtime)) as server:
+        return asyncio.run(_ask_all(server, chats, 1, max_tokens))
 
 
 async def _ask_all(server: LlamaServer, chats: Sequence[Chat], at_once: int, max_tokens: int) -> list[Answer]:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, OpenAIError
 
     gate = asyncio.Semaphore(at_once)
     async with AsyncOpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client:
 
         async def one(chat: Chat) -> Answer:
             async with gate:
-                reply = await client.chat.completions.create(
-                    model=server.alias,
-                    messages=[{"role": m.role, "content": m.content} for m in chat],  # type: ignore[misc]
-                    temperature=0,
-                    max_tokens=max_tokens,
-                )
+                try:
+                    reply = await client.chat.completions.create(
+                        model=server.alias,
+                        messages=[{"role": m.role, "content": m.content} for m in chat],  # type: ignore[misc]
+                        temperature=0,
+                        max_tokens=max_tokens,
+                    )
+                except OpenAIError as error:
+                    raise _told(server, error) from error
             return Answer(reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0)
 
         return list(await asyncio.gather(*(one(chat) for chat in chats)))
@@ -54,7 +61,7 @@ def seconds_alone(
 ) -> list[float]:
     """Seconds for each chat, one at a time on an idle server. Before each, its partner in `warm` is asked, not timed:
     it brings the shared prefix into the server's cache, as it would be in service. Raises EdgeError."""
-    from openai import OpenAI
+    from openai import OpenAI, OpenAIError
 
     taken = []
     with (
@@ -64,15 +71,27 @@ def seconds_alone(
         for chat, before in zip(chats, warm, strict=True):
             for timed, messages in ((False, before), (True, chat)):
                 start = monotonic()
-                client.chat.completions.create(
-                    model=server.alias,
-                    messages=[{"role": m.role, "content": m.content} for m in messages],  # type: ignore[misc]
-                    temperature=0,
-                    max_tokens=max_tokens if timed else 1,
-                )
+                try:
+                    client.chat.completions.create(
+                        model=server.alias,
+                        messages=[{"role": m.role, "content": m.content} for m in messages],  # type: ignore[misc]
+                        temperature=0,
+                        max_tokens=max_tokens if timed else 1,
+                    )
+                except OpenAIError as error:
+                    raise _told(server, error) from error
                 if timed:
                     taken.append(monotonic() - start)
     return taken
+
+
+def _told(server: LlamaServer, error: Exception) -> EdgeError:
+    """Why there is no answer: the server's own end, if it has ended, else what it said."""
+    server.check()
+    return EdgeError(
+        f"llama.cpp gave no answer for {server.model.name}: {error}",
+        "an input that is longer than the context cannot be answered; shorten it",
+    )
 
 
 def threads(runtime: Runtime) -> int:

@@ -22,5 +22,3 @@ def run(context: Context) -> None:
                 )
             rows[key] = example
     write_jsonl(context.out / "examples.jsonl", rows.values())
-    for split in SPLITS:
-        context.facts[split] = sum(row.split == split for row in rows.values())

@@ -64,7 +64,6 @@ def run(context: Context) -> None:
         system=None,
     )
     write_json(context.out / "export.json", {"files": [item.model_dump() for item in made], "chosen": chosen.name})
-    context.facts.update(chosen=chosen.name, size_bytes=chosen.size_bytes, dev_exact=chosen.dev_exact)
     context.say(f"export: {chosen.name} ships, {chosen.size_bytes / 1e6:.0f} MB, dev exact {chosen.dev_exact:.1f}")
 
 
@@ -89,7 +88,7 @@ def _teacher_bytes(context: Context) -> int:
     if teacher.base_url or teacher.model.startswith("hf:"):
         return 0
     known = models.CATALOGUE.get(teacher.model)
-    return known.size_bytes if known else Path(teacher.model).expanduser().stat().st_size
+    return known.size_bytes if known else models.path_or_name(teacher.model).stat().st_size
 
 
 def _importance(context: Context, weights: Path, full: Path) -> Path:

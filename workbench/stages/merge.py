@@ -31,5 +31,4 @@ def run(context: Context) -> None:
         context.out / "merge.json",
         {"kept": best, "scores": {way: {"dev_exact": s[0], "dev_loss": s[1]} for way, s in scores.items()}},
     )
-    context.facts.update(kept=best, dev_exact=round(scores[best][0], 4))
     context.say(f"merge: onto the {best} base, dev exact {100 * scores[best][0]:.1f}")

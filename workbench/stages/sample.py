@@ -58,7 +58,6 @@ def run(context: Context) -> None:
         judged, funnel = asyncio.run(_sample(context))
     write_jsonl(context.out / "candidates.jsonl", judged)
     write_json(context.out / "funnel.json", funnel)
-    context.facts.update(funnel)
 
 
 async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
@@ -137,7 +136,7 @@ class Loop:
                 return reached
             passed = sum(item.verdict.outcome == "pass" for item in judged)
             self.context.say(
-                f"sample: {start + ROUND}/{len(wishes)} wishes, {passed} passed of {len(judged)} candidates"
+                f"sample: {min(start + ROUND, len(wishes))}/{len(wishes)} wishes, {passed} passed of {len(judged)} candidates"
             )
             if len(judged) >= config.hopeless_after and passed < config.hopeless_yield * len(judged):
                 return f"hopeless: {passed} of {len(judged)} candidates passed"

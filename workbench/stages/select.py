@@ -44,7 +44,8 @@ def run(context: Context) -> None:
     ]
     dropped: Counter[str] = Counter()
     gate = Gate(context, config.leak, dropped)
-    human = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
+    judged = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
+    human = [proposal for proposal in judged if _passes(proposal, dropped)]
     taught = list(_distinct(gate.let_in(passed), config.near_duplicate, dropped))
     mixed: list[Proposal] = []
     if "recombine" in context.task.sources and config.recombine:
@@ -54,8 +55,8 @@ def run(context: Context) -> None:
         weighted = seeds * max(1, len(taught) // max(1, len(seeds))) + stock[len(seeds) :]
         made = recombine(context.task, weighted, pools, config.recombine, config.seed)
         mixed = list(gate.let_in([_judged(context, example) for example in made]))
-    kept = _repeated([p for p in human if _passes(p, dropped)], config.seed_repeats) + taught
-    kept += [p for p in mixed if _passes(p, dropped)]
+    mixed = [proposal for proposal in mixed if _passes(proposal, dropped)]
+    kept = [*_repeated(human, config.seed_repeats), *taught, *mixed]
     if not kept:
         raise DataError("no row is left to train on", "look at the rejections in the report, then loosen or mend")
     rows = [_row(context, proposal) for proposal in shuffled(kept, config.seed)]
@@ -63,12 +64,11 @@ def run(context: Context) -> None:
     funnel = {
         "seeds": len(human),
         "from the teacher": len(taught),
-        "recombined": len(kept) - len(taught) - len(human) * config.seed_repeats,
+        "recombined": len(mixed),
         "rows": len(rows),
         "dropped": dict(dropped),
     }
     write_json(context.out / "funnel.json", funnel)
-    context.facts.update(funnel)
     context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
 
 

@@ -30,7 +30,6 @@ def run(context: Context) -> None:
         context.out / "shots.json",
         {"mode": mode, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tried.items()}},
     )
-    context.facts["mode"] = mode
 
 
 async def _try_all(context: Context, dev: Sequence[Example]) -> dict[str, Table]:

@@ -1,6 +1,5 @@
 """The shard -> an adapter, through students/qlora. Goes on from its checkpoint after a kill."""
 
-import json
 from time import monotonic
 
 from workbench import models
@@ -23,7 +22,6 @@ def run(context: Context) -> None:
         for row in read_jsonl(context.inputs["select"] / "rows.jsonl", Row)
     ]
     train(base, rows, pairs(context.task, context.examples("dev")), context.config.train, context.out, Teller(context))
-    context.facts.update(json.loads((context.out / "summary.json").read_text()))
 
 
 def pairs(task: Task, examples: list[Example]) -> list[Pair]:

@@ -5,6 +5,8 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from workbench.errors import DataError, TeacherError
 from workbench.outputs.base import fold
 from workbench.sources.values import exchanged, pools_of
@@ -118,10 +120,11 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
             if error.fatal or error.kind == "budget":
                 raise
             return None
-        text = writer.read(reply.text)
-        if not text:
+        try:
+            example = context.task.example({field: writer.read(reply.text)}, split="new", source="forward")
+        except ValidationError:  # what was written is no input of the task: one wish less
             return None
-        return Wish("forward", example=context.task.example({field: text}, split="new", source="forward"))
+        return Wish("forward", example=example)
 
     made = await asyncio.gather(*(one(answer, writer.style(rng), k) for k, answer in enumerate(targets)))
     return [wish for wish in made if wish is not None]

@@ -17,7 +17,7 @@ from workbench.students.rendering import Rendering
 from workbench.students.settings import Pair
 
 IGNORE = -100
-_JITTER = 6.0  # tokens; rows of nearly the same length meet other neighbours in each epoch
+WINDOW_BATCHES = 8  # batches that share one sorting by length
 
 
 class Encoded(NamedTuple):
@@ -66,21 +66,38 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequ
 def batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
     """Row numbers in batches of at most `tokens` with padding (a longer row stands alone), each row once.
 
-    Neighbours in length share a batch, so that little is padded; the order of the batches is shuffled.
+    Rows are shuffled, then neighbours in length share a batch within a window of some batches: sorting all rows by length
+    would pad a little less, but put rows of one kind (the long ones with an empty answer) into one step, which throws
+    a small student back.
     """
     rng = random.Random(f"{seed}/{epoch}")
-    order = sorted(range(len(lengths)), key=lambda row: lengths[row] + rng.random() * _JITTER)
+    shuffled = list(range(len(lengths)))
+    rng.shuffle(shuffled)
     found: list[list[int]] = []
-    widest = 0
-    for row in order:
-        widest = max(widest, lengths[row])
-        if found and widest * (len(found[-1]) + 1) <= tokens:
-            found[-1].append(row)
-        else:
-            found.append([row])
-            widest = lengths[row]
+    for window in _windows(shuffled, lengths, tokens * WINDOW_BATCHES):
+        widest, batch = 0, list[int]()
+        for row in sorted(window, key=lambda row: lengths[row]):
+            widest = max(widest, lengths[row])
+            if batch and widest * (len(batch) + 1) > tokens:
+                found.append(batch)
+                widest, batch = lengths[row], []
+            batch.append(row)
+        found.append(batch)
     rng.shuffle(found)
     return found
+
+
+def _windows(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Consecutive rows, cut whenever `tokens` are reached."""
+    cut: list[list[int]] = [[]]
+    held = 0
+    for row in rows:
+        if held >= tokens:
+            cut.append([])
+            held = 0
+        cut[-1].append(row)
+        held += lengths[row]
+    return [window for window in cut if window]
 
 
 def plan(lengths: Sequence[int], tokens: int, seed: int, epochs: float) -> list[tuple[float, list[int]]]:

@@ -54,7 +54,7 @@ def prepare_base(source: Path | str, cache: Path, sha256: str | None = None) -> 
     if not path.is_file():
         if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".gguf":
             return _from_hub(str(source))
-        raise StudentError(f"there is no base model at {path}", "`workbench models` lists what can be fetched")
+        raise StudentError(f"there is no base model at {path}", "`workbench models list` shows what can be fetched")
     stat = path.stat()
     identity = [FORMAT, transformers.__version__, sha256 or [path.name, stat.st_size, stat.st_mtime_ns]]
     folder = cache / f"hf-{digest(identity)[:16]}"

@@ -58,7 +58,7 @@ def train(
     """
     began = monotonic()
     if not rows:
-        raise StudentError("there are no rows to train on", "`workbench show select` tells where they were lost")
+        raise StudentError("there are no rows to train on", "the report of the last run tells where they were lost")
     work.mkdir(parents=True, exist_ok=True)
     fingerprint = checkpoint.fingerprint(base, rows, dev, config)
     summary = work / "summary.json"

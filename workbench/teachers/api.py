@@ -39,7 +39,7 @@ class OpenAITeacher:
 
         extra: dict[str, Any] = {}
         if request.json_schema is not None:
-            schema = {"name": "answer", "schema": request.json_schema, "strict": True}
+            schema = {"name": "answer", "schema": request.json_schema, "strict": False}
             extra["response_format"] = {"type": "json_schema", "json_schema": schema}
         start = time.monotonic()
         try:

@@ -1,8 +1,10 @@
 """Between the stages and a teacher: the ledger first, then the budget, then the wire.
 
 A question found in the ledger is not sent. Two askers of the same question at once share one call. Every reply is in the
-ledger before anyone sees it. Budgets count what the work rests on, paid now or earlier, so that a run that was killed and
-goes on ends at the same place as one that was not.
+ledger before anyone sees it. Budgets of calls and tokens count what the work rests on, paid now or earlier.
+
+Not guaranteed: where a budget ends the work. Minutes are this process's own, and calls side by side end in any order: a run
+that was killed and goes on may then stop at another wish than one that was not. Without a budget's end both give one shard.
 """
 
 import asyncio
