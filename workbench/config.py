@@ -128,16 +128,16 @@ class Config(Frozen):
 
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
-        "shots": {"mode": "group"},
-        "sample": {"inverse": 120, "values_per_slot": 10, "max_minutes": 3.0},
+        "shots": {"mode": "fixed", "fixed_per_group": 1},
+        "sample": {"inverse": 100, "values_per_slot": 0, "max_minutes": 2.5},
         "select": {"recombine": 400},
-        "train": {"max_minutes": 4.0, "evals": 3},
+        "train": {"max_minutes": 3.5, "evals": 3},
         "export": {"quants": ["Q8_0", "Q5_0", "Q4_0"]},
-        "evaluate": {"rows": 40, "base_rows": 10, "timed": 5},
+        "evaluate": {"rows": 30, "base_rows": 10, "timed": 5},
     },
     "full": {
         "shots": {"rows": 24},
-        "sample": {"inverse": 240, "values_per_slot": 10, "max_minutes": 10.0},
+        "sample": {"inverse": 400, "values_per_slot": 10, "max_minutes": 18.0},
         "select": {"recombine": 1500},
         "train": {"max_minutes": 14.0},
     },
