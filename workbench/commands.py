@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from workbench import models, pipeline, registry
+from workbench import models, pipeline, plan, registry
 from workbench.config import Config, load_config
 from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError, DataError, StoreError, TaskError
@@ -26,7 +26,7 @@ def settings(profile: str, file: Path | None, sets: list[str], *, teacher: str, 
 
 def run(name: str, config: Config, *, until: str = "", force: str = "", dry: bool = False) -> None:
     """All the stages, then the report and its table."""
-    names = [stage.name for stage in pipeline.STAGES]
+    names = [stage.name for stage in plan.STAGES]
     for option, value in (("--until", until), ("--force", force)):
         if value and value not in names:
             raise ConfigError(f"{option} {value}: there is no such stage", f"stages: {', '.join(names)}")
@@ -64,7 +64,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str) -> N
     finished = pipeline.walk(
         task, config, project / ".workbench", until=until, force=force, say=say, done=done, run=folder.path.name
     )
-    if finished[-1].stage != pipeline.STAGES[-1]:
+    if finished[-1].stage != plan.STAGES[-1]:
         say(f"stopped after {finished[-1].stage.name}, as asked")
         return
     folder.close()
@@ -78,8 +78,8 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str) -> N
 def _needed(config: Config, until: str) -> list[str]:
     """The models that the stages up to `until` rest on: a wrong name is told, and a file fetched, before the teacher is
     asked for anything."""
-    last = next((place for place, stage in enumerate(pipeline.STAGES) if stage.name == until), len(pipeline.STAGES))
-    sections = {section for stage in pipeline.STAGES[: last + 1] for section in stage.sections}
+    last = next((place for place, stage in enumerate(plan.STAGES) if stage.name == until), len(plan.STAGES))
+    sections = {section for stage in plan.STAGES[: last + 1] for section in stage.sections}
     named = [config.student.model] if "student" in sections else []
     remote = config.teacher.base_url or config.teacher.model.startswith("hf:")
     return named + ([config.teacher.model] if "teacher" in sections and not remote else [])

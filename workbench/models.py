@@ -193,6 +193,15 @@ def path_or_name(text: str, *, progress: Progress | None = None) -> Path:
     raise _unknown(text)
 
 
+def local_identity(text: str) -> str:
+    """Size and time of a model that is a file of the user's own; empty for all others. A replaced file is another model."""
+    path = Path(text).expanduser()
+    if text in CATALOGUE or not path.is_file():
+        return ""
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
 def _unknown(name: str) -> ModelError:
     near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4) or sorted(CATALOGUE)
     hint = f"did you mean {' or '.join(near)}? The path of a .gguf file or an owner/name hub id serves too"

@@ -40,7 +40,16 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> dict[str, Table]
         for mode in MODES:
             labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
             replies = await label_all(asker, labeler, dev, context.config)
-            tried[mode] = score_replies(context.task.output, dev, [reply.text if reply else "" for reply in replies])
+            answered = [(row, reply.text) for row, reply in zip(dev, replies, strict=True) if reply is not None]
+            if len(answered) < 0.9 * len(dev):
+                raise TeacherError(
+                    f"the teacher answered only {len(answered)} of {len(dev)} dev rows",
+                    "`.workbench/ledger.sqlite` holds the failures; the same command asks again for what is missing",
+                    kind="refused",
+                    fatal=True,
+                )
+            rows, texts = zip(*answered, strict=True)
+            tried[mode] = score_replies(context.task.output, rows, texts)
             context.say(f"shots: {mode}: {tried[mode]['exact'].value:.1f} exact on {len(dev)} dev rows")
         return tried
     finally:

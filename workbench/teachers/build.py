@@ -40,7 +40,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
         )
     return EmbeddedTeacher(
         path,
-        model=config.model,
+        model=f"{config.model} {models.local_identity(config.model)}".strip(),
         licence=config.licence or (known.licence if known else "unknown"),
         slots=runtime.slots,
         threads=runtime.threads or os.cpu_count() or 1,

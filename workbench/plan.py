@@ -1,0 +1,73 @@
+"""The stages in their order, and what each one's key is made of.
+
+A key is made of the stage's version, its slice of the config, the digests of its inputs' contents, the task's code where it
+uses it, the versions of the libraries it rests on, and the size and time of model files that are no part of the catalogue.
+Raise a stage's version when its own code comes to do something else.
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workbench import models
+from workbench.config import Config
+from workbench.digest import tree_digest
+from workbench.edge.native import runtime_version
+from workbench.store import Artifact, stage_key
+from workbench.task import Task
+
+
+class Stage(NamedTuple):
+    """`sections` of the config and `libraries` are in the key; `code`: so are the task's file and the validators."""
+
+    name: str
+    version: int
+    needs: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    code: bool = True
+    resumes: bool = False
+
+
+TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
+STAGES = (
+    Stage("examples", 1),
+    Stage("shots", 2, ("examples",), ("teacher", "shots")),
+    Stage("sample", 2, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("select", 1, ("examples", "sample"), ("select",), ("datasketch",)),
+    Stage("train", 2, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
+    Stage("merge", 1, ("examples", "train"), ("student", "train"), TRAINING, code=False),
+    Stage("export", 1, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
+    Stage("evaluate", 1, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
+)
+
+
+def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
+    """What the stage's key is made of; the digest of an input that is not there yet is empty."""
+    files = {
+        name: models.local_identity(getattr(config, name).model)
+        for name in ("teacher", "student")
+        if name in stage.sections
+    }
+    libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
+    return {
+        "config": {name: getattr(config, name).model_dump(mode="json") for name in stage.sections},
+        "inputs": {name: artifact.digest if artifact else "" for name, artifact in inputs.items()},
+        "code": code if stage.code else "",
+        "environment": libraries | {name: identity for name, identity in files.items() if identity},
+    }
+
+
+def key_of(stage: Stage, parts: Mapping[str, Any]) -> str:
+    """The stage's key; empty while an input is not there yet (a dry run)."""
+    return stage_key(stage.name, stage.version, **parts) if all(parts["inputs"].values()) else ""
+
+
+def code_digest(task: Task) -> str:
+    """Of the task's file, its data and the validators it was declared with. That data is missing is told where it is read."""
+    modules = {type(validator).__module__ for validator in task.validators}
+    files = [Path(str(import_module(name).__file__)) for name in modules if not name.startswith("workbench_task_")]
+    data = [*(task.data.root / name for name in task.data.files.values()), *([task.corpus] if task.corpus else [])]
+    return tree_digest([task.file, *(path for path in data if path.is_file()), *files])
