@@ -63,8 +63,8 @@ def test_a_good_reply(server: TeacherServer) -> None:
         ("401", "auth", True, "refused the API key (HTTP 401)", "teacher.key_env"),
         ("403", "auth", True, "refused the API key (HTTP 403)", "teacher.key_env"),
         ("404", "refused", True, "refused the request", "teacher.model"),
-        ("400", "refused", False, "refused the request", "teacher.constrained=false"),
-        ("422", "refused", False, "refused the request", "teacher.constrained=false"),
+        ("400", "refused", False, "refused the request", "teacher.model"),
+        ("422", "refused", False, "refused the request", "teacher.model"),
         ("429", "rate", False, "slow down (HTTP 429)", "runtime.concurrency"),
         ("500", "server", False, "failed (HTTP 500)", "later"),
         ("503", "server", False, "failed (HTTP 503)", "later"),
@@ -106,6 +106,20 @@ def test_a_refusal_and_a_reply_cut_by_its_length_are_replies(server: TeacherServ
     server.script = ["refusal", "length"]
     assert complete(server.base_url).finish == "refused"
     assert complete(server.base_url).finish == "length"
+
+
+def test_a_server_that_refuses_schemas_is_asked_without(server: TeacherServer) -> None:
+    """Some servers know no JSON schemas, some want an object at the root: one refusal, then never again."""
+
+    async def twice() -> None:
+        teacher = teacher_at(server.base_url, 5.0)
+        for k in range(2):
+            await teacher.complete(question("one two", k=k, json_schema={"type": "array"}))
+        await teacher.aclose()
+
+    server.script = ["400"]
+    asyncio.run(twice())
+    assert ["response_format" in body for body in server.requests] == [True, False, False]
 
 
 def test_every_misdeed_is_tried() -> None:

@@ -30,6 +30,7 @@ class OpenAITeacher:
         self.model = identity or model
         self.licence = licence
         self._served = model
+        self._schemas_refused = False
         self._base_url = base_url
         self._key = key
         self._client = AsyncOpenAI(base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0)
@@ -37,25 +38,31 @@ class OpenAITeacher:
     async def complete(self, request: Request) -> Reply:
         import openai
 
-        extra: dict[str, Any] = {}
-        if request.json_schema is not None:
-            schema = {"name": "answer", "schema": request.json_schema, "strict": False}
-            extra["response_format"] = {"type": "json_schema", "json_schema": schema}
         start = time.monotonic()
         try:
-            answer = await self._client.chat.completions.create(
-                model=self._served,
-                messages=[{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
-                temperature=request.temperature,
-                top_p=request.top_p,
-                max_tokens=request.max_tokens,
-                **extra,
-            )
+            if request.json_schema is None or self._schemas_refused:
+                answer = await self._ask(request)
+            else:
+                try:
+                    answer = await self._ask(request, _format(request.json_schema))
+                except openai.BadRequestError:  # no schemas at all here, or not of this form: the validators see to it
+                    answer = await self._ask(request)
+                    self._schemas_refused = True
         except openai.APIError as error:
             raise self._told(error) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
         return _reply(answer, time.monotonic() - start)
+
+    async def _ask(self, request: Request, extra: dict[str, Any] | None = None) -> Any:
+        return await self._client.chat.completions.create(
+            model=self._served,
+            messages=[{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
+            temperature=request.temperature,
+            top_p=request.top_p,
+            max_tokens=request.max_tokens,
+            **(extra or {}),
+        )
 
     def _told(self, error: Exception) -> TeacherError:
         """The client's exception as ours: what broke, whether to try again, what to do."""
@@ -73,8 +80,7 @@ class OpenAITeacher:
             text = self._without_key(str(error))[:300]
             return TeacherError(
                 f"{where} refused the request: {text}",
-                "check teacher.model and teacher.base_url; for a server without JSON schemas: "
-                "--set teacher.constrained=false",
+                "check teacher.model and teacher.base_url",
                 kind="refused",
                 fatal=isinstance(error, openai.NotFoundError),
             )
@@ -99,6 +105,12 @@ class OpenAITeacher:
 
     async def aclose(self) -> None:
         await self._client.close()
+
+
+def _format(schema: dict[str, Any]) -> dict[str, Any]:
+    """Not `strict`: that wants every property required, and a task's optional arguments are not."""
+    wanted = {"name": "answer", "schema": schema, "strict": False}
+    return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
 def _reply(answer: Any, seconds: float) -> Reply:
