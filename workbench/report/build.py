@@ -99,9 +99,13 @@ def _versus(results: dict[str, Any]) -> m.Versus:
     p, ours, theirs = paired["p"], paired["only_a"], paired["only_b"]
     if p < 0.05:
         said = "better" if ours > theirs else "worse"
-        sentence = f"The shipped file is {said} than the teacher: right alone on {ours} of the rows, the teacher on {theirs}."
+        sentence = (
+            f"The shipped file is {said} than the teacher: right alone on {ours} of the rows, the teacher on {theirs}."
+        )
     else:
-        sentence = f"No difference is shown: the shipped file is right alone on {ours} of the rows, the teacher on {theirs}."
+        sentence = (
+            f"No difference is shown: the shipped file is right alone on {ours} of the rows, the teacher on {theirs}."
+        )
     return m.Versus(
         both_right=paired["both"],
         only_shipped=ours,
