@@ -43,9 +43,7 @@ def walk(
                 if artifact is not None:
                     store.discard(stage.name, key)
                 say(f"{stage.name}: runs")
-                artifact = _run(
-                    stage, key, parts, store, Context(task, config, inputs, root, ledger, cache_dir(), say, run)
-                )
+                artifact = _run(stage, key, parts, store, Context(task, config, inputs, root, ledger, cache_dir(), say))
             finished[stage.name] = Done(stage, key, None if dry and ran else artifact, ran, parts)
             done(finished[stage.name])
             if stage.name == until:

@@ -29,7 +29,6 @@ class Context:
     ledger: Ledger
     cache: Path
     say: Say
-    run: str = ""
 
     def examples(self, split: str) -> list[Example]:
         rows = read_jsonl(self.inputs["examples"] / "examples.jsonl", Example)

@@ -1,8 +1,8 @@
 """Asking a GGUF file through llama.cpp's own server and the plain OpenAI chat API: what ships is what is asked."""
 
-import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -30,30 +30,8 @@ def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: 
 
     One request at a time: batching changes the last bits of the logits, and an answer is to be the one a device gives.
     """
-    with LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=threads(runtime)) as server:
-        return asyncio.run(_ask_all(server, chats, 1, max_tokens))
-
-
-async def _ask_all(server: LlamaServer, chats: Sequence[Chat], at_once: int, max_tokens: int) -> list[Answer]:
-    from openai import AsyncOpenAI, OpenAIError
-
-    gate = asyncio.Semaphore(at_once)
-    async with AsyncOpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client:
-
-        async def one(chat: Chat) -> Answer:
-            async with gate:
-                try:
-                    reply = await client.chat.completions.create(
-                        model=server.alias,
-                        messages=[{"role": m.role, "content": m.content} for m in chat],  # type: ignore[misc]
-                        temperature=0,
-                        max_tokens=max_tokens,
-                    )
-                except OpenAIError as error:
-                    raise _told(server, error) from error
-            return Answer(reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0)
-
-        return list(await asyncio.gather(*(one(chat) for chat in chats)))
+    with _served(gguf, runtime, context) as ask:
+        return [ask(chat, max_tokens) for chat in chats]
 
 
 def seconds_alone(
@@ -61,28 +39,39 @@ def seconds_alone(
 ) -> list[float]:
     """Seconds for each chat, one at a time on an idle server. Before each, its partner in `warm` is asked, not timed:
     it brings the shared prefix into the server's cache, as it would be in service. Raises EdgeError."""
+    taken = []
+    with _served(gguf, runtime, context) as ask:
+        for chat, before in zip(chats, warm, strict=True):
+            ask(before, 1)
+            start = monotonic()
+            ask(chat, max_tokens)
+            taken.append(monotonic() - start)
+    return taken
+
+
+@contextmanager
+def _served(gguf: Path, runtime: Runtime, context: int) -> Iterator[Callable[[Chat, int], Answer]]:
+    """The file in llama.cpp's own server with one slot; gives what asks it: (chat, most tokens of the answer) -> answer."""
     from openai import OpenAI, OpenAIError
 
-    taken = []
     with (
-        LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=threads(runtime)) as server,
+        LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=runtime.threads or os.cpu_count() or 1) as server,
         OpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client,
     ):
-        for chat, before in zip(chats, warm, strict=True):
-            for timed, messages in ((False, before), (True, chat)):
-                start = monotonic()
-                try:
-                    client.chat.completions.create(
-                        model=server.alias,
-                        messages=[{"role": m.role, "content": m.content} for m in messages],  # type: ignore[misc]
-                        temperature=0,
-                        max_tokens=max_tokens if timed else 1,
-                    )
-                except OpenAIError as error:
-                    raise _told(server, error) from error
-                if timed:
-                    taken.append(monotonic() - start)
-    return taken
+
+        def ask(chat: Chat, max_tokens: int) -> Answer:
+            try:
+                reply = client.chat.completions.create(
+                    model=server.alias,
+                    messages=[{"role": m.role, "content": m.content} for m in chat],  # type: ignore[misc]
+                    temperature=0,
+                    max_tokens=max_tokens,
+                )
+            except OpenAIError as error:
+                raise _told(server, error) from error
+            return Answer(reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0)
+
+        yield ask
 
 
 def _told(server: LlamaServer, error: Exception) -> EdgeError:
@@ -92,7 +81,3 @@ def _told(server: LlamaServer, error: Exception) -> EdgeError:
         f"llama.cpp gave no answer for {server.model.name}: {error}",
         "an input that is longer than the context cannot be answered; shorten it",
     )
-
-
-def threads(runtime: Runtime) -> int:
-    return runtime.threads or os.cpu_count() or 1

@@ -64,7 +64,6 @@ def asker_for(context: Context, teacher: Teacher, limits: Limits | None = None) 
         limits=limits,
         concurrency=runtime.concurrency,
         attempts=runtime.attempts,
-        run=context.run,
     )
 
 

@@ -61,14 +61,12 @@ class Asker:
         limits: Limits | None = None,
         concurrency: int = 8,
         attempts: int = 5,
-        run: str = "",
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
         self.limits = limits or Limits()
         self.spent = Spent()
         self.attempts = attempts
-        self.run = run
         self._gate = asyncio.Semaphore(concurrency)
         self._dead_after = max(DEAD_AFTER, 3 * concurrency)
         self._counted: set[str] = set()
