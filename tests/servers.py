@@ -3,7 +3,7 @@
     with TeacherServer(log, latency_s=0.05, script=["429", "ok"]) as server: ...   # in this process
     python tests/servers.py LOG [--latency 0.05] [--script 401,ok]                 # prints its base URL, serves till killed
 
-What it says: new answers, inputs for an answer, and labels, as the workbench's prompts ask for them, in a toy language
+What it says: new values, inputs for an answer, and labels, as the workbench's prompts ask for them, in a toy language
 (`set timer minutes 10 then open app maps`) that it can read back. One written input in ten leaves its last word out.
 
 What it counts: a line of JSON an event in LOG, on the disk before the server goes on, so that clients may be killed.
@@ -229,25 +229,13 @@ def answer(messages: Sequence[Any], temperature: float) -> str:
     """What the toy teacher says: the same for the same question."""
     rng = random.Random(question_id(messages, temperature, 0))
     system, last = messages[0]["content"], messages[-1]["content"]
-    if re.search(r"Write \d+ new ones\.$", last):
-        return _new_answers(last, rng)
+    if re.search(r"Write \d+ other ones\.$", last):
+        return "\n".join(str(_other("", rng)) for _ in range(10))
     if "Here it goes backwards" in system:
         said = re.search(r"^answer: (.*)$", last, re.MULTILINE)
         assert said is not None, last
         return _spoken(json.loads(said[1]), rng)
     return json.dumps(_understood(system, last), separators=(",", ":"))
-
-
-def _new_answers(shown: str, rng: random.Random) -> str:
-    """The answers shown, with other texts and numbers in them."""
-    models = [json.loads(line) for line in shown.splitlines() if line.startswith("[")]
-    lines = []
-    for _ in range(10):
-        calls = json.loads(json.dumps(rng.choice(models)))
-        for call in calls:
-            call["arguments"] = {key: _other(value, rng) for key, value in call["arguments"].items()}
-        lines.append(json.dumps(calls))
-    return "\n".join(lines)
 
 
 def _other(value: Any, rng: random.Random) -> Any:

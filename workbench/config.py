@@ -24,6 +24,7 @@ class TeacherConfig(Frozen):
     base_url: str = ""
     key_env: str = "OPENAI_API_KEY"  # the variable's name, which is written down; never the key
     licence: str = ""
+    engine: Literal["auto", "llama.cpp", "torch"] = "auto"  # of a GGUF; auto: torch where it is the faster one in batches
     constrained: bool | None = (
         None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
     )
@@ -90,7 +91,7 @@ class ExportConfig(Frozen):
     """The smallest file within `max_drop` points of the unquantized dev score ships, if it is within `max_ratio` of the
     teacher's file size; where none is, the best one within that size."""
 
-    quants: tuple[str, ...] = Field(("Q8_0", "Q5_1", "Q5_0", "Q4_K_M", "Q4_0"), min_length=1)
+    quants: tuple[str, ...] = Field(("Q8_0", "Q5_0", "Q4_K_M", "Q4_0"), min_length=1)
     max_drop: float = Field(2.0, ge=0)
     max_ratio: float = Field(0.1, gt=0)
     importance: bool = True
@@ -107,8 +108,8 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     """How, not what: nothing here can change a result, so nothing here is in a key."""
 
     threads: int = Field(0, ge=0)  # 0: all cores
-    slots: int = Field(2, ge=1)
-    concurrency: int = Field(8, ge=1)
+    slots: int = Field(8, ge=1)
+    concurrency: int = Field(16, ge=1)
     timeout_s: float = Field(120.0, gt=0)
     attempts: int = Field(5, ge=1)
 

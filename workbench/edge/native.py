@@ -51,6 +51,8 @@ def start(program: str, args: Namespace) -> tuple["subprocess.Popen[bytes]", str
     if args.threads > 0:
         command += ["--threads", str(args.threads), "--threads-batch", str(args.threads)]
     # safe here: the only threads of this process are the watchers of child.py, which hold no lock
+    if args.states:
+        command += ["--slot-save-path", f"{args.states}/"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=_die_with_parent)  # noqa: PLW1509
     address = f"http://127.0.0.1:{port}"
     while not _healthy(port):

@@ -26,6 +26,7 @@ class LlamaServer:
     """A context manager; not to be entered twice at the same time.
 
     `slots` requests run at once, each with its own context of `ctx_per_slot` tokens, prompt and answer together.
+    `states` is a folder for the states of slots that the server is asked to save (`POST /slots/0?action=save`).
     `threads` None leaves the number to llama.cpp (the physical cores). `log` is where llama.cpp's log goes; without it,
     a temporary file that is gone after `close`. Entering raises `EdgeError` if the server does not get ready in time.
     """
@@ -39,6 +40,7 @@ class LlamaServer:
         threads: int | None = None,
         alias: str = "expert",
         log: Path | None = None,
+        states: Path | None = None,
         start_timeout_s: float = 180.0,
     ) -> None:
         self.model = model
@@ -48,6 +50,7 @@ class LlamaServer:
         self.alias = alias
         self.start_timeout_s = start_timeout_s
         self._log = log
+        self._states = states
         self._own_log: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._address = ""
@@ -92,6 +95,8 @@ class LlamaServer:
             raise EdgeError("this server is running already", "make a second LlamaServer")
         args = ["--model", str(self.model), "--alias", self.alias, "--threads", str(self.threads or 0)]
         args += ["--slots", str(self.slots), "--ctx-per-slot", str(self.ctx_per_slot)]
+        if self._states is not None:
+            args += ["--states", str(self._states)]
         with self._open_log() as log:
             self._process = child.spawn("workbench.edge.serve", args, log=log, stdout=subprocess.PIPE)
         try:

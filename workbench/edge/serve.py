@@ -36,6 +36,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ctx-per-slot", type=int, default=2048, help="tokens of prompt and answer together")
     parser.add_argument("--threads", type=int, default=0, help="0: llama.cpp's choice")
     parser.add_argument("--batch", type=int, default=2048, help="prompt tokens read at once")
+    parser.add_argument("--states", default="", help="a folder for saved states of slots")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
     return parser.parse_args(argv)
 
@@ -60,6 +61,9 @@ def params(args: argparse.Namespace) -> Any:
     p.cache_idle_slots = False
     p.cache_ram_mib = 0
     p.n_ctx_checkpoints = 0
+    if args.states:
+        p.slot_save_path = f"{args.states}/"
+        p.endpoint_slots = True
     p.use_jinja = True
     p.reasoning_format = xllamacpp.common_reasoning_format.COMMON_REASONING_FORMAT_NONE
     p.ui = False

@@ -21,7 +21,7 @@ KEYS = "qwertyuiopasdfghjklzxcvbnm"
 
 
 def recombine(
-    task: Task, rows: Sequence[Example], pools: Pools, count: int, seed: int, *, join_share: float = 0.25
+    task: Task, rows: Sequence[Example], pools: Pools, count: int, seed: int, *, join_share: float = 0.12
 ) -> list[Example]:
     """Up to `count` new examples with targets, none equal to another. `rows` need targets; the longest text field is varied."""
     rng = random.Random(seed)

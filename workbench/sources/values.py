@@ -76,15 +76,22 @@ def fits(output: Output, answer: Any) -> bool:
 
 
 def drawn(slot: Slot, pools: Pools, rng: random.Random) -> Any:
-    """Another value for the slot; None for choices. A code or a clock time without blanks keeps its shape."""
+    """Another value for the slot; None for choices. A clock time gives one, a code without blanks keeps its shape."""
     value = slot.value
     if slot.kind == "number":
         return rng.choice(NICE_NUMBERS)
     if slot.kind == "choice":
         return None
-    if any(ch.isdigit() for ch in value) and not any(ch.isspace() for ch in value):
+    if re.fullmatch(r"\d{1,2}:\d\d", value):
+        return f"{rng.randrange(24)}:{rng.randrange(0, 60, 5):02}"
+    if is_code(value):
         return "".join(str(rng.randrange(10)) if ch.isdigit() else ch for ch in value)
     return rng.choice(pools.get(slot.name) or [value])
+
+
+def is_code(value: str) -> bool:
+    """An order number, a clock time: digits and no blank."""
+    return any(ch.isdigit() for ch in value) and not any(ch.isspace() for ch in value)
 
 
 def spans(value: str, text: str) -> list[tuple[int, int]]:

@@ -1,54 +1,47 @@
-"""What the teacher is told when it writes: new answers in the manner of the seeds, and inputs that ask for an answer."""
+"""What the teacher is told when it writes: new values in the manner of the seeds, and inputs that ask for an answer."""
 
 import random
+import re
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from workbench.outputs import ParseError
+from workbench.sources.values import is_code, pools_of
 from workbench.task import Task
 from workbench.teachers.prompts import Program, by_group, input_text
 from workbench.types import Example, Message
 
-ANSWERS_A_CALL = 10
+VALUES_A_CALL = 25
+LONGEST_VALUE = 80  # characters
 SHOTS = 16
 
 
-class AnswerWriter:
-    """New answers of one group, a JSON a line, in the manner of the seeds' answers."""
+class ValueWriter:
+    """More values for a slot that is copied text, one a line, in the manner of the seeds' values."""
 
     def __init__(self, task: Task, seeds: Sequence[Example]) -> None:
-        self.task = task
-        self.groups = by_group(task.output, [seed for seed in seeds if task.output.slots(seed.target)])
+        self.values = {
+            slot: [value for value in values if not is_code(value)]
+            for slot, values in pools_of(task.output, [seed.target for seed in seeds]).items()
+        }
         self.program = Program(
-            "examples -> more",
+            "slot, examples -> more",
             f"{task.title}\nThe answers have this form:\n{task.output.describe()}\n\n"
-            "You are shown some answers. Write new ones of the same form, one JSON a line, as different from each other as "
-            "real life is: other people, places, things, words and times, from many countries and ages. "
-            "Leave optional fields out as often as the examples do. Write nothing else.",
+            "You are given one field and some of its values. Write other values for it, one a line, as different from each "
+            "other as real life is: short and long, plain and odd, from many countries, ages and trades. "
+            "No numbering, no quotes, nothing else.",
         )
 
-    def messages(self, group: str, rng: random.Random) -> tuple[Message, ...]:
-        seeds = list(self.groups[group])
-        rng.shuffle(seeds)
-        lines = "\n".join(self.task.output.dump(seed.target) for seed in seeds[:6])
-        return self.program.messages([], {"examples": f"{lines}\n\nWrite {ANSWERS_A_CALL} new ones."})
+    def messages(self, slot: str, rng: random.Random) -> tuple[Message, ...]:
+        values = list(self.values[slot])
+        rng.shuffle(values)
+        examples = "\n".join(values[:10])
+        return self.program.messages([], {"slot": slot, "examples": f"\n{examples}\n\nWrite {VALUES_A_CALL} other ones."})
 
-    def read(self, text: str) -> list[Any]:
-        """The answers in a reply; lines that are none are passed over (they are counted by their absence)."""
-        answers = []
-        for line in text.splitlines():
-            start = min((at for at in (line.find("["), line.find("{")) if at >= 0), default=-1)
-            if start < 0:
-                continue
-            found = line[start:].strip().rstrip(",")
-            for form in (found, f"[{found}]"):  # a small teacher writes one call where a list of calls is meant
-                try:
-                    answers.append(self.task.output.parse(form))
-                    break
-                except ParseError:
-                    continue
-        return answers
+    def read(self, text: str) -> list[str]:
+        """The values in a reply; lines that are none are passed over (they are counted by their absence)."""
+        lines = (re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", line).strip().strip("\"'`,.") for line in text.splitlines())
+        return [line for line in lines if 0 < len(line) <= LONGEST_VALUE and not re.search(r"[{}\[\]\"]|: ", line)]
 
 
 class InputWriter:
@@ -68,19 +61,18 @@ class InputWriter:
         ]
         kind = "; ".join(task.prompt.input.model_fields)
         self.program = Program(
-            "answer, words, style -> request",
+            "answer, style -> request",
             f"{task.title}\n{task.prompt.instructions.strip()}\n\n{task.output.describe()}\n\n"
             f"Here it goes backwards: you are given the answer and write the input ({kind}) that it is the right answer to, "
             "as a real person would say it. Say all that the answer holds and nothing more. "
-            "Use the given words exactly as they are. Write the input alone.",
+            "Use the answer's text values exactly as they are. Write the input alone.",
         )
 
     def messages(self, answer: Any, style: str) -> tuple[Message, ...]:
         return self.program.messages(self.demos, self._fields(answer, style))
 
     def _fields(self, answer: Any, style: str) -> dict[str, str]:
-        words = ", ".join(f'"{slot.value}"' for slot in self.task.output.slots(answer) if slot.kind == "text")
-        return {"answer": self.task.output.dump(answer), "words": words, "style": style}
+        return {"answer": self.task.output.dump(answer), "style": style}
 
     def style(self, rng: random.Random) -> str:
         style = measured_style(input_text(rng.choice(self.seeds)))

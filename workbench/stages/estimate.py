@@ -4,11 +4,12 @@ import random
 from collections.abc import Sequence
 
 from workbench.config import Config
-from workbench.sources.writer import ANSWERS_A_CALL, AnswerWriter, InputWriter
+from workbench.sources.writer import VALUES_A_CALL, InputWriter, ValueWriter
 from workbench.task import Task
 from workbench.teachers.prompts import Labeler
 from workbench.types import Message
 
+VALUE_CHARS = 15  # with its line end
 CHARS_PER_TOKEN = 3.6  # of English and JSON in current tokenizers; +-15 %
 READ_PER_S, WRITE_PER_S = 100.0, 45.0  # a 1.5B Q4_K_M teacher on two cores, prefixes not cached
 
@@ -22,16 +23,17 @@ def estimated(task: Task, config: Config) -> list[str]:
     modes = ("group", "fixed", "nearest") if config.shots.mode == "auto" else (config.shots.mode,)
     labelers = [Labeler(task, seeds, mode, config.shots) for mode in modes]
     label = max(_chars([labeler.messages(row) for row in dev]) for labeler in labelers)
-    writer, answerer, rng = InputWriter(task, seeds), AnswerWriter(task, seeds), random.Random(0)
+    writer, values, rng = InputWriter(task, seeds), ValueWriter(task, seeds), random.Random(0)
+    slots = [slot for slot, known in values.values.items() if known]
     write = _chars([writer.messages(seed.target, "short") for seed in seeds[:10]])
-    answers = _chars([answerer.messages(group, rng) for group in answerer.groups])
+    more = _chars([values.messages(slot, rng) for slot in slots])
     answer = sum(len(task.output.dump(seed.target)) for seed in seeds) / len(seeds)
-    rounds = -(-sample.values_per_slot // ANSWERS_A_CALL) if inverse else 0
+    rounds = -(-sample.values_per_slot // VALUES_A_CALL) if inverse else 0
     looks = sum(getattr(validator, "votes", 1) for validator in task.dear)
     judged = (inverse + forward + corpus) * sample.candidates
     plan = [
         ("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 else 0, label, answer),
-        ("write answers", len(answerer.groups) * rounds, answers, ANSWERS_A_CALL * answer),
+        ("write values", len(slots) * rounds, more, VALUES_A_CALL * VALUE_CHARS),
         ("write inputs", inverse * sample.candidates + forward, write, answer),
         ("answer inputs", (forward + corpus) * sample.candidates, label, answer),
         ("second looks", judged * looks, label, answer),

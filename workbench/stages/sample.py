@@ -25,7 +25,7 @@ from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Candidate, Check, Example, Frozen, Request, Verdict
 
-ROUND = 64
+ROUND = 256
 
 
 class Judgement(Frozen):

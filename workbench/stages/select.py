@@ -9,8 +9,8 @@ from workbench.errors import DataError
 from workbench.judge import judge_cheap
 from workbench.scoring import shuffled
 from workbench.sources.recombine import main_field, recombine
-from workbench.sources.values import pools_of
-from workbench.stages.context import Context, read_jsonl, write_json, write_jsonl
+from workbench.sources.values import Pools, pools_of
+from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.sample import Judgement
 from workbench.types import Example, Row, Verdict
 
@@ -50,7 +50,7 @@ def run(context: Context) -> None:
     mixed: list[Proposal] = []
     if "recombine" in context.task.sources and config.recombine:
         stock = [*seeds, *(proposal.example for proposal in taught)]
-        pools = pools_of(context.task.output, [example.target for example in stock])
+        pools = _pools(context, stock)
         # human rows are what recombination is best at: they are drawn as often as all the teacher's rows together
         weighted = seeds * max(1, len(taught) // max(1, len(seeds))) + stock[len(seeds) :]
         made = recombine(context.task, weighted, pools, config.recombine, config.seed)
@@ -70,6 +70,15 @@ def run(context: Context) -> None:
     }
     write_json(context.out / "funnel.json", funnel)
     context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
+
+
+def _pools(context: Context, stock: Sequence[Example]) -> Pools:
+    """The values to exchange: those that stand in the rows, and those that the teacher wrote for the sampling."""
+    pools = pools_of(context.task.output, [example.target for example in stock])
+    written = context.inputs["sample"] / "values.json"
+    for slot, values in (read_json(written) if written.exists() else {}).items():
+        pools[slot] = list(dict.fromkeys([*pools.get(slot, []), *values]))
+    return pools
 
 
 class Gate:

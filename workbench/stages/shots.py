@@ -62,7 +62,7 @@ def asker_for(context: Context, teacher: Teacher, limits: Limits | None = None) 
         teacher,
         context.ledger,
         limits=limits,
-        concurrency=runtime.concurrency,
+        concurrency=max(runtime.concurrency, teacher.at_once),
         attempts=runtime.attempts,
     )
 

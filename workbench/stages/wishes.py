@@ -9,11 +9,14 @@ from pydantic import ValidationError
 
 from workbench.errors import DataError, TeacherError
 from workbench.outputs.base import fold
-from workbench.sources.values import exchanged, pools_of
-from workbench.sources.writer import ANSWERS_A_CALL, AnswerWriter, InputWriter
-from workbench.stages.context import Context
+from workbench.sources.values import Pools, exchanged, pools_of
+from workbench.sources.writer import VALUES_A_CALL, InputWriter, ValueWriter
+from workbench.stages.context import Context, write_json
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
+
+
+JOINED = 0.1  # share of the answers that two are joined to
 
 
 class Wish(NamedTuple):
@@ -26,54 +29,47 @@ class Wish(NamedTuple):
 
 
 async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
-    """`sample.inverse` answers: the teacher's own new ones, the rest by exchanging values; in random order, so that a
-    budget that ends early leaves no group out."""
+    """`sample.inverse` answers: those of the seeds with other values, the teacher's own among them; in random order, so
+    that a budget that ends early leaves no group out."""
     config, output = context.config.sample, context.task.output
     if not config.inverse:
         return []
     rng = random.Random(config.seed)
-    written = await _written_answers(context, asker, seeds, rng)
-    models = [*(seed.target for seed in seeds), *written]
-    pools = pools_of(output, models)
+    pools = await _pools(context, asker, seeds, rng)
     answers: dict[str, Any] = {}
-    for answer in written[: config.inverse // 2]:
-        answers.setdefault(output.dump(fold(answer)), answer)
     tries = 0
     while len(answers) < config.inverse and tries < config.inverse * 5:
         tries += 1
-        answer = exchanged(output, rng.choice(models), pools, rng)
-        if rng.random() < 0.2:
-            other = exchanged(output, rng.choice(models), pools, rng)
+        answer = exchanged(output, rng.choice(seeds).target, pools, rng)
+        if rng.random() < JOINED:
+            other = exchanged(output, rng.choice(seeds).target, pools, rng)
             answer = output.join(answer, other) or answer
         key = output.dump(fold(answer)) if output.slots(answer) else f"empty {tries}"
         answers.setdefault(key, answer)
     writer = InputWriter(context.task, seeds)
     wishes = [Wish("inverse", answer=answer, style=writer.style(rng)) for answer in answers.values()]
-    context.say(f"sample: {len(written)} answers written by the teacher, {len(wishes)} inputs to be written")
     rng.shuffle(wishes)
     return wishes
 
 
-async def _written_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:
-    """New answers by the teacher, `values_per_slot` or so a group, without doubles."""
-    config = context.config.sample
-    if not config.values_per_slot:
-        return []
-    writer = AnswerWriter(context.task, seeds)
-    rounds = -(-config.values_per_slot // ANSWERS_A_CALL)
+async def _pools(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> Pools:
+    """The seeds' values of each slot, and about `values_per_slot` more by the teacher. Written to values.json, for the
+    recombination has use for them too."""
+    count = context.config.sample.values_per_slot
+    writer = ValueWriter(context.task, seeds)
+    asked = [(slot, k) for slot, values in writer.values.items() if values for k in range(-(-count // VALUES_A_CALL))]
     requests = [
         Request(
-            messages=writer.messages(group, rng),
-            temperature=max(config.temperature, 0.9),
-            max_tokens=450,
+            messages=writer.messages(slot, rng),
+            temperature=1.0,
+            max_tokens=VALUES_A_CALL * 12,
             k=k,
-            purpose="answers",
+            purpose="values",
         )
-        for group in writer.groups
-        for k in range(rounds)
+        for slot, k in asked
     ]
 
-    async def one(request: Request) -> list[Any]:
+    async def one(request: Request) -> list[str]:
         try:
             _, reply = await asker.ask(request)
         except TeacherError as error:
@@ -83,16 +79,18 @@ async def _written_answers(context: Context, asker: Asker, seeds: Sequence[Examp
         return writer.read(reply.text)
 
     found = await asyncio.gather(*(one(request) for request in requests))
-    known = {context.task.output.dump(fold(seed.target)) for seed in seeds}
-    fresh: dict[str, Any] = {}
-    for answers in found:
-        for answer in answers:
-            key = context.task.output.dump(fold(answer))
-            if key not in known:
-                fresh.setdefault(key, answer)
-    values = list(fresh.values())
-    rng.shuffle(values)
-    return values
+    pools = pools_of(context.task.output, [seed.target for seed in seeds])
+    known = {slot: {fold(value) for value in values} for slot, values in pools.items()}
+    fresh = 0
+    for (slot, _), values in zip(asked, found, strict=True):
+        for value in values:
+            if fold(value) not in known[slot]:
+                known[slot].add(fold(value))
+                pools[slot].append(value)
+                fresh += 1
+    write_json(context.out / "values.json", pools)
+    context.say(f"sample: {fresh} new values for {len(writer.values)} slots")
+    return pools
 
 
 async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:

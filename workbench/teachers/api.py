@@ -15,6 +15,8 @@ SHORTEST_KEY = 8  # `local` is no secret
 class OpenAITeacher:
     """`model` as the server knows it. Retries are the asker's: the client makes none of its own."""
 
+    at_once = 0
+
     def __init__(
         self,
         model: str,
@@ -35,18 +37,19 @@ class OpenAITeacher:
         self._key = key
         self._client = AsyncOpenAI(base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0)
 
-    async def complete(self, request: Request) -> Reply:
+    async def complete(self, request: Request, **own: Any) -> Reply:
+        """`own`: fields of the request's body that only this server knows."""
         import openai
 
         start = time.monotonic()
         try:
             if request.json_schema is None or self._schemas_refused:
-                answer = await self._ask(request)
+                answer = await self._ask(request, own)
             else:
                 try:
-                    answer = await self._ask(request, _format(request.json_schema))
+                    answer = await self._ask(request, own | _format(request.json_schema))
                 except openai.BadRequestError:  # no schemas at all here, or not of this form: the validators see to it
-                    answer = await self._ask(request)
+                    answer = await self._ask(request, own)
                     self._schemas_refused = True
         except openai.APIError as error:
             raise self._told(error) from None
@@ -54,14 +57,14 @@ class OpenAITeacher:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
         return _reply(answer, time.monotonic() - start)
 
-    async def _ask(self, request: Request, extra: dict[str, Any] | None = None) -> Any:
+    async def _ask(self, request: Request, body: dict[str, Any]) -> Any:
         return await self._client.chat.completions.create(
             model=self._served,
             messages=[{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_tokens,
-            **(extra or {}),
+            extra_body=body,
         )
 
     def _told(self, error: Exception) -> TeacherError:

@@ -13,6 +13,7 @@ class Teacher(Protocol):
 
     model: str
     licence: str
+    at_once: int  # requests that it is best kept busy with; 0: no more than `runtime.concurrency`
 
     async def complete(self, request: Request) -> Reply: ...
 

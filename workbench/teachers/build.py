@@ -1,6 +1,7 @@
 """A teacher's config -> a teacher that can be asked. Nothing heavy happens before the first question."""
 
 import os
+from pathlib import Path
 
 from workbench import models
 from workbench.config import Runtime, TeacherConfig
@@ -26,9 +27,8 @@ def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
     if config.model.startswith("hf:"):
         from workbench.teachers.whitebox import TransformersTeacher
 
-        return TransformersTeacher(config.model.removeprefix("hf:"), licence=config.licence or "unknown")
-    from workbench.teachers.embedded import EmbeddedTeacher
-
+        source = config.model.removeprefix("hf:")
+        return TransformersTeacher(source, model=source, licence=config.licence or "unknown")
     known = models.CATALOGUE.get(config.model)
     path = models.path_or_name(config.model)
     if path.suffix != ".gguf":
@@ -38,11 +38,26 @@ def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
             kind="refused",
             fatal=True,
         )
+    model = f"{config.model} {models.local_identity(config.model)}".strip()
+    licence = config.licence or (known.licence if known else "unknown")
+    if config.engine == "torch" or (config.engine == "auto" and has_bf16_tiles()):
+        from workbench.teachers.whitebox import TransformersTeacher
+
+        return TransformersTeacher(path, model=f"{model} in torch", licence=licence)
+    from workbench.teachers.embedded import EmbeddedTeacher
+
     return EmbeddedTeacher(
         path,
-        model=f"{config.model} {models.local_identity(config.model)}".strip(),
-        licence=config.licence or (known.licence if known else "unknown"),
+        model=model,
+        licence=licence,
         slots=runtime.slots,
         threads=runtime.threads or os.cpu_count() or 1,
         timeout_s=max(runtime.timeout_s, LOCAL_TIMEOUT_S),
     )
+
+
+def has_bf16_tiles() -> bool:
+    """Whether this CPU multiplies matrices in bf16 tiles (AMX): torch then answers batches several times as fast as llama.cpp,
+    whose prebuilt library has no use for them. Linux alone tells."""
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and " amx_bf16" in flags.read_text(encoding="utf-8", errors="replace")

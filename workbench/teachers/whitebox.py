@@ -1,67 +1,155 @@
-"""A transformers model in this process as a teacher: for models that have no GGUF, and where weights must be at hand."""
+"""A transformers model in this process as a teacher: a hub id, a folder, or a GGUF unpacked.
+
+Requests that are under way at the same time and begin alike are answered in one batch (`students.generate`). No constrained
+decoding: the validators see to the form.
+"""
 
 import asyncio
+import threading
 import time
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import TeacherError
-from workbench.types import Reply, Request, Usage
+from workbench.types import Message, Reply, Request, Usage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from workbench.students.generate import Generator
+
+GATHER_S = 0.05  # what comes this soon after the model was free begins together
+
+
+class Waiting:
+    """A request, and the place where its answer is awaited."""
+
+    def __init__(self, request: Request, tokenizer: "PreTrainedTokenizerBase") -> None:
+        from workbench.students.generate import Job
+
+        self.block = request.messages[:-1]
+        self.k = request.k
+        ids = _tokens(tokenizer, request.messages, prompt=True)
+        self.job = Job(ids, request.max_tokens, request.temperature, request.top_p, name=id(self))
+        self.started = time.monotonic()
+        self.loop = asyncio.get_running_loop()
+        self.reply: asyncio.Future[Reply] = self.loop.create_future()
+
+    def answer(self, reply: Reply | Exception) -> None:
+        """From the worker's thread."""
+        self.loop.call_soon_threadsafe(self._answered, reply)
+
+    def _answered(self, reply: Reply | Exception) -> None:
+        if self.reply.done():  # nobody waits any more
+            return
+        if isinstance(reply, Exception):
+            self.reply.set_exception(reply)
+        else:
+            self.reply.set_result(reply)
 
 
 class TransformersTeacher:
-    """A hub id or a local folder. One request at a time; no constrained decoding: the validators see to the form."""
+    """`at_once` requests under way keep its batches full."""
 
-    def __init__(self, source: str, *, licence: str) -> None:
-        self.model = source
+    at_once = 256
+
+    def __init__(self, source: str | Path, *, model: str, licence: str) -> None:
+        self.model = model
         self.licence = licence
-        self._loaded: tuple[Any, Any] | None = None
-        self._turn = asyncio.Lock()
+        self._source = source
+        self._loaded: tuple[PreTrainedTokenizerBase, Generator] | None = None
+        self._waiting: list[Waiting] = []
+        self._lock = threading.Lock()  # of `_waiting`: asked for here, taken by the worker's thread
+        self._loading = threading.Lock()
+        self._worker: asyncio.Task[None] | None = None
 
     async def complete(self, request: Request) -> Reply:
-        async with self._turn:
-            return await asyncio.to_thread(self._generate, request)
+        tokenizer, _ = self._loaded or await asyncio.to_thread(self._load)
+        item = Waiting(request, tokenizer)
+        with self._lock:
+            self._waiting.append(item)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await item.reply
 
-    def _generate(self, request: Request) -> Reply:
-        import torch
+    async def _work(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(GATHER_S)
+            await asyncio.to_thread(self._serve)
 
-        start = time.monotonic()
-        tokenizer, model = self._load()
-        ids = tokenizer.apply_chat_template(
-            [m.model_dump() for m in request.messages],
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-        ).to(model.device)
-        torch.manual_seed(request.k)
-        sampling: dict[str, Any] = {"do_sample": False}
-        if request.temperature > 0:
-            sampling = {"do_sample": True, "temperature": request.temperature, "top_p": request.top_p}
-        with torch.inference_mode():
-            out = model.generate(**ids, max_new_tokens=request.max_tokens, **sampling)
-        prompt_tokens = ids["input_ids"].shape[1]
-        new = out[0, prompt_tokens:]
-        text = tokenizer.decode(new, skip_special_tokens=True)
-        if not text:
-            raise TeacherError("the reply is empty", kind="bad_reply")
-        return Reply(
-            text=text,
-            finish="length" if len(new) >= request.max_tokens else "stop",
-            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=len(new)),
-            seconds=time.monotonic() - start,
-        )
+    def _serve(self) -> None:
+        """Answer all that begin as most of those who wait do, and who comes meanwhile and begins so too."""
+        from workbench.students.generate import Job, common
 
-    def _load(self) -> tuple[Any, Any]:
-        if self._loaded is None:
+        tokenizer, generator = self._load()
+        with self._lock:
+            by_block: dict[tuple[Message, ...], list[Waiting]] = {}
+            for item in self._waiting:
+                by_block.setdefault(item.block, []).append(item)
+        first = max(by_block.values(), key=len)[0]
+        head = _tokens(tokenizer, first.block, prompt=False) if first.block else ()
+        shared = first.job.ids[: min(common(head, first.job.ids), len(first.job.ids) - 1)]
+        served: dict[int, Waiting] = {}
+
+        def take(count: int) -> Sequence[Job]:
+            with self._lock:
+                fit = [item for item in self._waiting if item.job.ids[: len(shared)] == shared][:count]
+                served.update({item.job.name: item for item in fit})
+                self._waiting = [item for item in self._waiting if item.job.name not in served]
+            return [item.job for item in fit]
+
+        def give(job: Job, new: list[int]) -> None:
+            item = served.pop(job.name)
+            item.answer(
+                Reply(
+                    text=str(tokenizer.decode(new, skip_special_tokens=True)),
+                    finish="length" if len(new) >= job.max_tokens else "stop",
+                    usage=Usage(prompt_tokens=len(job.ids), completion_tokens=len(new), cached_tokens=len(shared)),
+                    seconds=time.monotonic() - item.started,
+                )
+            )
+
+        try:
+            generator.run(shared, take, give, seed=first.k)
+        except Exception as error:  # handed to each who asked: those under way, and those who would ask the same of it
+            with self._lock:
+                failed = [item for item in self._waiting if item.block == first.block]
+                self._waiting = [item for item in self._waiting if item.block != first.block]
+            for item in (*served.values(), *failed):
+                item.answer(error)
+
+    def _load(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
+        with self._loading:
+            if self._loaded is not None:
+                return self._loaded
             from workbench.models import cache_dir
+            from workbench.students.generate import Generator
             from workbench.students.load import load_model, load_tokenizer, prepare_base
 
-            folder = prepare_base(self.model, cache_dir() / "students")
-            self._loaded = load_tokenizer(folder), load_model(folder)
-            if self._loaded[0].chat_template is None:
+            folder = prepare_base(self._source, cache_dir() / "students")
+            tokenizer = load_tokenizer(folder)
+            if tokenizer.chat_template is None:
                 raise TeacherError(
                     f"{self.model} has no chat template", "take an instruct model", kind="refused", fatal=True
                 )
-        return self._loaded
+            model = load_model(folder)
+            ends = model.generation_config.eos_token_id if model.generation_config else None
+            more = ends if isinstance(ends, list) else [ends]
+            stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
+            self._loaded = tokenizer, Generator(model, frozenset(stops))
+            return self._loaded
 
     async def aclose(self) -> None:
+        with self._lock:
+            self._waiting = []  # what is under way comes to its end
+        if self._worker is not None:
+            self._worker.cancel()
         self._loaded = None
+
+
+def _tokens(tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...], *, prompt: bool) -> tuple[int, ...]:
+    text = tokenizer.apply_chat_template(
+        [message.model_dump() for message in messages], add_generation_prompt=prompt, tokenize=False
+    )
+    return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])

@@ -1,0 +1,291 @@
+"""Many answers at once from a transformers model whose prompts begin alike, as few-shot prompts do.
+
+The keys and values of what the prompts share are computed once and kept once, for all rows of a batch: attention is one product
+with the shared part and one with each row's own, under one softmax (Hydragen, Juravsky et al. 2024). On a CPU with bf16 tiles
+(AMX) this reads and writes several times as many tokens a second as llama.cpp does, at the price of unpacked weights in memory.
+
+Shapes: B rows, T new tokens of a row, P shared tokens, S a row's own tokens so far (T included), K key heads, G query heads a
+key head, D size of a head, V vocabulary.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+
+from workbench.errors import StudentError
+
+NAME = "workbench_shared_prefix"
+PREFIXES = 48  # kept; one is 28 KiB a token for a model of 1.5 billion
+TOP_K = 40  # of the vocabulary are drawn from, as llama.cpp's server does unasked
+LINES = 96  # of a batch
+ADMIT = 16  # free lines that are worth reading new prompts for
+
+
+class Job(NamedTuple):
+    """One prompt in tokens, and how to go on from it. `top_p` has no effect at temperature 0; `name` is the caller's own."""
+
+    ids: tuple[int, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    name: int = 0
+
+
+class Prefix(NamedTuple):
+    """Tokens, and their keys and values: a pair (K, P, D) a layer."""
+
+    ids: tuple[int, ...]
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    def cut(self, length: int) -> "Prefix":
+        return Prefix(self.ids[:length], tuple((k[:, :length], v[:, :length]) for k, v in self.layers))
+
+
+class Read(NamedTuple):
+    """Rows whose prompts are read: their keys and values, which places are their own (B, S), their first new token (B,)."""
+
+    cache: DynamicCache
+    own_B_S: torch.Tensor
+    chosen_B: torch.Tensor
+
+
+class Batch:
+    """The rows that are being answered. Each row's own places stand at the right; what is left of them is padding."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.answers: list[list[int]] = []
+        self.cache = DynamicCache()
+        self.own_B_S = torch.zeros(0, 0, dtype=torch.bool)
+        self.last_B_1 = torch.zeros(0, 1, dtype=torch.long)
+
+    def admit(self, jobs: Sequence[Job], read: Read) -> None:
+        if not self.jobs:
+            self.cache, self.own_B_S, self.last_B_1 = read.cache, read.own_B_S, read.chosen_B[:, None]
+        else:
+            places = max(self.own_B_S.shape[1], read.own_B_S.shape[1])
+            self.own_B_S = torch.cat([_widened(self.own_B_S, places, 1), _widened(read.own_B_S, places, 1)])
+            for mine, theirs in zip(self.cache.layers, read.cache.layers, strict=True):
+                mine.keys = torch.cat([_widened(mine.keys, places, 2), _widened(theirs.keys, places, 2)])
+                mine.values = torch.cat([_widened(mine.values, places, 2), _widened(theirs.values, places, 2)])
+            self.last_B_1 = torch.cat([self.last_B_1, read.chosen_B[:, None]])
+        self.jobs += jobs
+        self.answers += [[] for _ in jobs]
+        self._note(range(len(self.jobs) - len(jobs), len(self.jobs)))
+
+    def extend(self, chosen_B: torch.Tensor) -> None:
+        self.last_B_1 = chosen_B[:, None]
+        self._note(range(len(self.jobs)))
+
+    def grown(self) -> torch.Tensor:
+        """`own_B_S` with the place of the token that is read next."""
+        self.own_B_S = torch.cat([self.own_B_S, self.own_B_S.new_ones(len(self.jobs), 1)], 1)
+        return self.own_B_S
+
+    def release(self, stops: frozenset[int], give: Callable[[Job, list[int]], None]) -> None:
+        """Hand over what is finished, and close the ranks: no line and no column is kept that nobody looks at."""
+        kept: list[int] = []
+        for line, (job, answer) in enumerate(zip(self.jobs, self.answers, strict=True)):
+            if answer[-1] in stops:
+                give(job, answer[:-1])
+            elif len(answer) >= job.max_tokens:
+                give(job, answer)
+            else:
+                kept.append(line)
+        if len(kept) == len(self.jobs):
+            return
+        self.jobs, self.answers = [self.jobs[line] for line in kept], [self.answers[line] for line in kept]
+        if not kept:
+            return
+        lines = torch.tensor(kept, device=self.own_B_S.device)
+        self.own_B_S, self.last_B_1 = self.own_B_S[lines], self.last_B_1[lines]
+        first = int(self.own_B_S.any(0).nonzero()[0])
+        self.own_B_S = self.own_B_S[:, first:]
+        for layer in self.cache.layers:
+            layer.keys, layer.values = layer.keys[lines, :, first:], layer.values[lines, :, first:]
+
+    def _note(self, lines: range) -> None:
+        for line in lines:
+            self.answers[line].append(int(self.last_B_1[line]))
+
+
+def _widened(tensor: torch.Tensor, places: int, dim: int) -> torch.Tensor:
+    """Padded on the left along `dim` to `places`."""
+    short = places - tensor.shape[dim]
+    if not short:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dim] = short
+    return torch.cat([tensor.new_zeros(shape), tensor], dim)
+
+
+@dataclass
+class _Pass:
+    """What the attention of one forward pass looks at."""
+
+    prefix: Prefix
+    mask_B_T_S: torch.Tensor  # True where a row's own token may be looked at
+
+
+class Generator:
+    """Raises StudentError for a model whose layers do not all look at the whole text."""
+
+    def __init__(self, model: PreTrainedModel, stops: frozenset[int]) -> None:
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(model.config, "attn_logit_softcapping", None):
+            raise StudentError(
+                f"{model.config.model_type} does not look at the whole text in each layer",
+                "serve it with llama.cpp or any OpenAI-compatible server, and name that as the teacher",
+            )
+        AttentionInterface.register(NAME, self._attend)
+        model.set_attn_implementation(NAME)
+        self.model = model.eval()
+        self.stops = stops
+        self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
+        self._pass = _Pass(Prefix((), ()), torch.ones(1, 1, 1, dtype=torch.bool))
+
+    def generate(self, jobs: Sequence[Job], shared: int, seed: int = 0) -> list[list[int]]:
+        """The tokens that follow each prompt, without the stop. `shared`: how many tokens the prompts have in common."""
+        left = [job._replace(name=place) for place, job in enumerate(jobs)]
+        found: dict[int, list[int]] = {}
+
+        def take(count: int) -> list[Job]:
+            taken, left[:] = left[:count], left[count:]
+            return taken
+
+        self.run(jobs[0].ids[:shared], take, lambda job, tokens: found.update({job.name: tokens}), seed)
+        return [found[place] for place in range(len(jobs))]
+
+    @torch.inference_mode()
+    def run(
+        self,
+        shared: tuple[int, ...],
+        take: Callable[[int], Sequence[Job]],
+        give: Callable[[Job, list[int]], None],
+        seed: int = 0,
+    ) -> None:
+        """Answer jobs whose prompts begin with `shared` until `take(count)`, which gives `count` of them at most, gives none
+        and all are answered. A finished answer goes to `give` at once, and its line in the batch to the next job."""
+        prefix = self._prefix(shared)
+        draw = torch.Generator(self.model.device).manual_seed(seed)
+        batch = Batch()
+        while True:
+            free = LINES - len(batch.jobs)
+            new = take(free) if free >= ADMIT or not batch.jobs else []
+            if new:
+                batch.admit(new, self._read(prefix, new, draw))
+            if not batch.jobs:
+                return
+            batch.release(self.stops, give)
+            if batch.jobs:
+                logits_B_V = self._forward(prefix, batch.cache, batch.last_B_1, batch.grown())
+                batch.extend(_choose(logits_B_V, batch.jobs, draw))
+
+    def _read(self, prefix: Prefix, jobs: Sequence[Job], draw: torch.Generator) -> "Read":
+        """The rows' own part of their prompts, and the first token of their answers."""
+        rests = [torch.tensor(job.ids[len(prefix.ids) :]) for job in jobs]
+        longest = max(len(rest) for rest in rests)
+        ids_B_T = torch.zeros(len(jobs), longest, dtype=torch.long)
+        own_B_S = torch.zeros(len(jobs), longest, dtype=torch.bool)  # padding stands between the prefix and a row's own
+        for row, rest in enumerate(rests):
+            ids_B_T[row, longest - len(rest) :] = rest
+            own_B_S[row, longest - len(rest) :] = True
+        ids_B_T, own_B_S = ids_B_T.to(self.model.device), own_B_S.to(self.model.device)
+        cache = DynamicCache()
+        logits_B_V = self._forward(prefix, cache, ids_B_T, own_B_S)
+        return Read(cache, own_B_S, _choose(logits_B_V, jobs, draw))
+
+    def _prefix(self, ids: tuple[int, ...]) -> Prefix:
+        """From what is kept, or from the kept one that begins most like it."""
+        if ids not in self._prefixes:
+            near = max(self._prefixes.values(), key=lambda kept: common(kept.ids, ids), default=Prefix((), ()))
+            known = near.cut(common(near.ids, ids))
+            cache = DynamicCache()
+            rest = torch.tensor([ids[len(known.ids) :]], device=self.model.device)
+            if rest.shape[1]:
+                self._forward(known, cache, rest, torch.ones_like(rest, dtype=torch.bool))
+                layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+                if known.layers:
+                    layers = [
+                        (torch.cat([a, c], 1), torch.cat([b, d], 1))
+                        for (a, b), (c, d) in zip(known.layers, layers, strict=True)
+                    ]
+                known = Prefix(ids, tuple(layers))
+            self._prefixes[ids] = known
+            if len(self._prefixes) > PREFIXES:
+                self._prefixes.popitem(last=False)
+        self._prefixes.move_to_end(ids)
+        return self._prefixes[ids]
+
+    def _forward(
+        self, prefix: Prefix, cache: DynamicCache, ids_B_T: torch.Tensor, own_B_S: torch.Tensor
+    ) -> torch.Tensor:
+        """Logits (B, V) after the last of the new tokens."""
+        new, total = ids_B_T.shape[1], own_B_S.shape[1]
+        before_T_S = torch.ones(new, total, dtype=torch.bool, device=ids_B_T.device).tril(total - new)
+        self._pass = _Pass(prefix, own_B_S[:, None] & before_T_S)
+        places_B_S = len(prefix.ids) + (own_B_S.cumsum(1) - 1).clamp(min=0)
+        out: Any = self.model(
+            input_ids=ids_B_T,
+            position_ids=places_B_S[:, -new:],
+            attention_mask=self._pass.mask_B_T_S[:, None],
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits_B_V: torch.Tensor = out.logits[:, -1].float()
+        return logits_B_V
+
+    def _attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        scaling: float,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """transformers' attention seam: query (B, K*G, T, D), key and value (B, K, S, D); gives (B, T, K*G, D)."""
+        rows, heads, new, size = query.shape
+        keys = key.shape[1]
+        query_B_K_GT_D = (query * scaling).reshape(rows, keys, heads // keys * new, size)
+        scores = query_B_K_GT_D @ key.transpose(-1, -2)  # (B, K, GT, S)
+        mask_B_1_GT_S = self._pass.mask_B_T_S.repeat(1, heads // keys, 1)[:, None]
+        # a padded place looks at nothing of its own: a low score, not -inf, keeps its row of the softmax a number
+        scores = scores.float().masked_fill(~mask_B_1_GT_S, -1e9)
+        if not self._pass.prefix.ids:
+            mixed = scores.softmax(-1).to(query.dtype) @ value
+        else:
+            key_K_P_D, value_K_P_D = self._pass.prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+            query_K_BGT_D = query_B_K_GT_D.transpose(0, 1).reshape(keys, -1, size)
+            shared = (query_K_BGT_D @ key_K_P_D.transpose(-1, -2)).float()
+            shared = shared.view(keys, rows, -1, shared.shape[-1]).transpose(0, 1)  # (B, K, GT, P)
+            weights = torch.cat([shared, scores], -1).softmax(-1).to(query.dtype)
+            shared, own = weights.split([key_K_P_D.shape[1], scores.shape[-1]], -1)
+            from_shared = shared.transpose(0, 1).reshape(keys, -1, shared.shape[-1]) @ value_K_P_D
+            mixed = from_shared.view(keys, rows, -1, size).transpose(0, 1) + own @ value
+        return mixed.reshape(rows, heads, new, size).transpose(1, 2).contiguous(), None
+
+
+def common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    for place, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return place
+    return min(len(a), len(b))
+
+
+def _choose(logits_B_V: torch.Tensor, jobs: Sequence[Job], draw: torch.Generator) -> torch.Tensor:
+    """The next token of each row (B,): the likeliest at temperature 0, else drawn from the top TOP_K within top_p."""
+    found_B_C, tokens_B_C = logits_B_V.topk(min(TOP_K, logits_B_V.shape[-1]))
+    warm_B = torch.tensor([job.temperature for job in jobs], device=logits_B_V.device)
+    shares_B_C = (found_B_C / warm_B.clamp(min=1e-4)[:, None]).softmax(-1)
+    nucleus_B = torch.tensor([job.top_p for job in jobs], device=logits_B_V.device)
+    shares_B_C = shares_B_C.masked_fill(shares_B_C.cumsum(-1) - shares_B_C > nucleus_B[:, None], 0.0)
+    drawn_B = torch.multinomial(shares_B_C, 1, generator=draw)[:, 0]
+    return tokens_B_C.gather(1, torch.where(warm_B > 0, drawn_B, torch.zeros_like(drawn_B))[:, None])[:, 0]
