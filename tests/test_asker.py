@@ -174,7 +174,7 @@ def test_the_budget_of_calls_is_not_passed(server: TeacherServer, ledger: Ledger
     assert server.count == ledger.count() == 7
 
 
-def test_the_budgets_of_tokens_and_minutes(server: TeacherServer, ledger: Ledger) -> None:
+def test_the_budgets_of_tokens_money_and_minutes(server: TeacherServer, ledger: Ledger) -> None:
     async def use(asker: Asker) -> None:
         await asker.ask(question("a b c d"))  # 4 read, 1 written
         with pytest.raises(TeacherError, match="budget of 5 tokens is spent"):
@@ -182,6 +182,15 @@ def test_the_budgets_of_tokens_and_minutes(server: TeacherServer, ledger: Ledger
 
     for _ in range(2):  # paid now, found in the ledger
         assert asking(server.base_url, ledger, use, limits=Limits(tokens=5)).spent.tokens == 5
+    assert server.count == 1
+
+    async def dear(asker: Asker) -> None:
+        await asker.ask(question("a b c d"))
+        assert asker.spent.money == pytest.approx((4 * 100 + 1 * 500) / 1e6)
+        with pytest.raises(TeacherError, match="in money is spent"):
+            await asker.ask(question("e"))
+
+    asking(server.base_url, ledger, dear, limits=Limits(money=0.0009), price=(100.0, 500.0))
     assert server.count == 1
 
     async def late(asker: Asker) -> None:

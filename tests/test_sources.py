@@ -16,7 +16,8 @@ from workbench.judge import judge_cheap
 from workbench.outputs import Output
 from workbench.sources.recombine import main_field, recombine
 from workbench.sources.values import drawn, exchanged, number_span, pools_of, spans
-from workbench.sources.writer import ValueWriter, measured_style
+from workbench.sources.writer import AnswerWriter, ValueWriter, measured_style
+from workbench.stages.stock import Stands
 from workbench.task import Validator
 from workbench.types import Example
 
@@ -235,11 +236,32 @@ def test_the_value_writer_reads_what_is_a_value() -> None:
     task = task_of()
     writer = ValueWriter(task, examples(task, ROWS))
     assert set(writer.values) == {"open_app.app", "send_message.contact", "send_message.body", "set_timer.label"}
-    text = "Here are some: \n1. the plumber\n- Dr. Ng,\n\"Oma\"\n{\"a\": 1}\n\n2) " + "x" * 90 + "\nAunt May."
+    text = 'Here are some: \n1. the plumber\n- Dr. Ng,\n"Oma"\n{"a": 1}\n\n2) ' + "x" * 90 + "\nAunt May."
     assert writer.read(text) == ["the plumber", "Dr. Ng", "Oma", "Aunt May"]
     asked = writer.messages("send_message.contact", random.Random(0))[-1].content
     assert "send_message.contact" in asked
     assert all(value in asked for value in writer.values["send_message.contact"])
+
+
+def test_the_answer_writer_reads_what_is_an_answer() -> None:
+    task = task_of()
+    writer = AnswerWriter(task, examples(task, ROWS))
+    assert set(writer.groups) == {"open_app", "send_message", "set_timer", "set_oven"}, "an empty answer has no values"
+    text = (
+        'Sure:\n1. [{"name":"open_app","arguments":{"app":"a"}}],\n{"name":"open_app"}\n[{"name":"fly","arguments":{}}]\n'
+        '[{"name":"open_app","arguments":{"app":"b"}}]\n[{"name":"open_a'
+    )
+    assert writer.read(text) == [[call("open_app", app="a")], [call("open_app", app="b")]]
+
+
+@pytest.mark.parametrize(
+    ("value", "stands"), [("Dr. Ng", True), ("oma", True), ("the plumber", False), ("x" * 200, False)]
+)
+def test_a_value_stands_where_the_tasks_validators_let_it(value: str, stands: bool) -> None:
+    """`the` is a word that the task leaves out; the input of the task holds 120 characters."""
+    checks: list[Validator] = [parses(), schema(), grounded(leading=("the",))]
+    task = Task(Prompt(Utterance, CALLS, "Do it."), Data(Path()), checks, title="Turns a wish into calls.")
+    assert Stands(task, examples(task, ROWS), "send_message.contact")(value) is stands
 
 
 def test_small_things() -> None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,10 @@ def test_schedule_warms_up_cools_down_and_resizes_without_a_jump() -> None:
     schedule = Schedule(total=1000, warmup=0.06)
     assert schedule.factor(59) == 1.0 and schedule.factor(0) == pytest.approx(1 / 60)
     assert schedule.factor(999) == pytest.approx(FLOOR, abs=1e-4)
+    late = schedule.resized(600, at=400)
+    factors = [schedule.factor(step) for step in range(400)] + [late.factor(step) for step in range(400, 600)]
+    assert all(abs(a - b) < 0.02 for a, b in pairwise(factors)), "without a jump"
+    assert all(a >= b for a, b in pairwise(factors[60:])) and factors[-1] == pytest.approx(FLOOR, abs=0.01)
     short = schedule.resized(110, at=10)
     assert schedule.factor(9) < short.factor(10) < short.factor(11) < short.factor(15) == 1.0
     assert short.factor(109) == pytest.approx(FLOOR, abs=1e-3)

@@ -11,11 +11,12 @@ from small import KEY, here, question, sampling, teacher_at, write_task
 
 from workbench import registry
 from workbench.config import Config, Runtime, ShotsConfig, TeacherConfig
-from workbench.errors import TeacherError
+from workbench.errors import ConfigError, TeacherError
 from workbench.ledger import Ledger
 from workbench.sources.writer import InputWriter
 from workbench.stages.shots import label_request
 from workbench.task import Task
+from workbench.teachers import build
 from workbench.teachers.api import key_from
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler, Program
@@ -224,12 +225,31 @@ def test_what_the_writer_shows_and_asks(task: Task) -> None:
     writer = InputWriter(task, task.examples("seed"))
     answer = [{"name": "set_timer", "arguments": {"minutes": 5, "label": "tea"}}]
     messages = writer.messages(answer, "about 5 words, lower case")
-    wanted = f'answer: {task.output.dump(answer)}\nwords: "tea"\nstyle: about 5 words, lower case'
+    wanted = f"answer: {task.output.dump(answer)}\nstyle: about 5 words, lower case"
     assert messages[-1].content == wanted
     assert messages[:-1] == writer.messages([], "short")[:-1], "the same shots for all: a server reads them once"
     shown = [m.content for m in messages if m.role == "assistant"]
     assert shown[:4] == ["open the calculator app for me", "ring Anna", "timer 10 minutes", "tell me a joke"]
     assert writer.read(' request: "set a tea timer" ') == "set a tea timer"
+
+
+def test_a_program_that_dspy_saved_takes_the_place_of_the_plain_one(task: Task, tmp_path: Path) -> None:
+    import dspy
+
+    optimized = dspy.Predict(dspy.Signature("request -> answer", "Think of the phone, then answer in JSON."))
+    optimized.demos = [dspy.Example(request="open mail", answer="[]", augmented=True)]
+    optimized.save(tmp_path / "program.json")
+    made = Labeler(task, task.examples("seed"), "program", ShotsConfig(program=str(tmp_path / "program.json")))
+    assert made.messages(example(task, "open maps")) == (
+        Message(role="system", content="Think of the phone, then answer in JSON."),
+        Message(role="user", content="open mail"),
+        Message(role="assistant", content="[]"),
+        Message(role="user", content="open maps"),
+    )
+    (tmp_path / "other.json").write_text('{"demos": 3}')
+    for name in ("other.json", "none.json"):
+        with pytest.raises(ConfigError, match="is no saved dspy"):
+            Labeler(task, [], "program", ShotsConfig(program=str(tmp_path / name)))
 
 
 def test_fixed_shots_are_the_same_for_all(task: Task) -> None:
@@ -269,3 +289,22 @@ def test_a_seed_never_sees_itself(task: Task, mode: str) -> None:
 
 def test_the_default_config_names_the_default_key() -> None:
     assert Config().teacher.key_env == "OPENAI_API_KEY"
+
+
+# --- which engine runs a GGUF ---
+
+
+@pytest.mark.parametrize(
+    ("engine", "tiles", "wanted"),
+    [("auto", True, "TransformersTeacher"), ("auto", False, "EmbeddedTeacher"), ("llama.cpp", True, "EmbeddedTeacher"),
+     ("torch", False, "TransformersTeacher")],
+)  # fmt: skip
+def test_the_engine_of_a_gguf(
+    engine: str, tiles: bool, wanted: str, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "has_bf16_tiles", lambda: tiles)
+    config = TeacherConfig.model_validate({"model": "smollm2-135m-instruct", "engine": engine})
+    teacher = build_teacher(config, Runtime())
+    assert type(teacher).__name__ == wanted
+    assert teacher.licence == "Apache-2.0"
+    assert ("in torch" in teacher.model) == (wanted == "TransformersTeacher"), "answers of one are not the other's"

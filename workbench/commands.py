@@ -98,8 +98,10 @@ def _nothing(done: pipeline.Done) -> None:
 
 def _quiet() -> None:
     """Libraries that talk to the terminal while a stage tells its progress."""
+    import logging
     import os
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel for inference that nothing here uses
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

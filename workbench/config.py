@@ -6,15 +6,15 @@ Order of precedence: profile, then `--config FILE` (TOML), then `--set section.k
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from workbench.errors import ConfigError
 from workbench.students.settings import TrainConfig
 from workbench.types import Frozen
 
-ShotsMode = Literal["auto", "fixed", "nearest", "group"]
+ShotsMode = Literal["auto", "fixed", "nearest", "group", "program"]
 
 
 class TeacherConfig(Frozen):
@@ -24,7 +24,11 @@ class TeacherConfig(Frozen):
     base_url: str = ""
     key_env: str = "OPENAI_API_KEY"  # the variable's name, which is written down; never the key
     licence: str = ""
-    engine: Literal["auto", "llama.cpp", "torch"] = "auto"  # of a GGUF; auto: torch where it is the faster one in batches
+    price_in: float = Field(0.0, ge=0)  # per million prompt tokens, in the currency of `sample.max_money`
+    price_out: float = Field(0.0, ge=0)  # per million written ones
+    engine: Literal["auto", "llama.cpp", "torch"] = (
+        "auto"  # of a GGUF; auto: torch where it is the faster one in batches
+    )
     constrained: bool | None = (
         None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
     )
@@ -50,12 +54,23 @@ class TeacherConfig(Frozen):
 
 
 class ShotsConfig(Frozen):
-    """`auto` measures the modes on `rows` dev rows and keeps the best; the seed rows are the shots."""
+    """`auto` measures the modes on `rows` dev rows and keeps the best; the seed rows are the shots.
+
+    `program`: a `dspy.Predict("request -> answer")` that dspy optimized and saved as JSON. It is one more mode: its
+    instructions and demos take the place of the plain ones where they win.
+    """
 
     mode: ShotsMode = "auto"
     rows: int = Field(40, ge=1)
     fixed_per_group: int = Field(2, ge=1)
     nearest: int = Field(10, ge=1)
+    program: str = ""
+
+    @model_validator(mode="after")
+    def _a_program(self) -> Self:
+        if self.mode == "program" and not self.program:
+            raise ValueError("the mode `program` wants shots.program, a file that dspy saved")
+        return self
 
 
 class SampleConfig(Frozen):
@@ -64,10 +79,12 @@ class SampleConfig(Frozen):
     inverse: int = Field(600, ge=0)
     forward: int = Field(0, ge=0)
     values_per_slot: int = Field(30, ge=0)
+    answers_per_group: int = Field(40, ge=0)  # for answers with free text that is not scored
     candidates: int = Field(2, ge=1)  # at most so many tries for one example
     temperature: float = Field(0.9, ge=0, le=2)
     max_calls: int = Field(4000, ge=1)
     max_tokens: int = Field(4_000_000, ge=1)
+    max_money: float = Field(10.0, ge=0)  # by the teacher's prices; what is under way when it is spent comes on top
     max_minutes: float = Field(30.0, gt=0)
     hopeless_after: int = Field(60, ge=1)
     hopeless_yield: float = Field(0.05, ge=0, le=1)
@@ -130,7 +147,7 @@ class Config(Frozen):
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
         "shots": {"mode": "fixed", "fixed_per_group": 1},
-        "sample": {"inverse": 100, "values_per_slot": 0, "max_minutes": 2.5},
+        "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 4.0},
         "select": {"recombine": 400},
         "train": {"max_minutes": 3.5, "evals": 3},
         "export": {"quants": ["Q8_0", "Q5_0"]},
@@ -138,7 +155,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "full": {
         "shots": {"rows": 24},
-        "sample": {"inverse": 400, "values_per_slot": 10, "max_minutes": 18.0},
+        "sample": {"inverse": 1000, "values_per_slot": 50, "candidates": 1, "max_minutes": 16.0},
         "select": {"recombine": 1500},
         "train": {"max_minutes": 14.0},
     },

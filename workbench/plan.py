@@ -51,6 +51,8 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
         for name in ("teacher", "student")
         if name in stage.sections
     }
+    if "shots" in stage.sections and (program := Path(config.shots.program)).is_file():
+        files["program"] = tree_digest([program])
     libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
     return {
         "config": {name: getattr(config, name).model_dump(mode="json") for name in stage.sections},

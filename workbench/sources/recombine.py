@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from workbench.outputs import Output, ParseError, Slot
-from workbench.outputs.base import replaced
-from workbench.sources.values import Pools, drawn, fits, number_span, spans
+from workbench.sources.values import Pools, drawn, everywhere, fits, number_span, spans
 from workbench.task import Task
 from workbench.types import Example
 
@@ -67,7 +66,7 @@ def _vary(output: Output, row: Example, pools: Pools, rng: random.Random) -> tup
                 continue
             new = _cased(new, text)
             start, end = found[0]
-            said, answer = new, _everywhere(output, output.replace(target, slot.path, new), slot.value, new)
+            said, answer = new, everywhere(output, output.replace(target, slot.path, new), slot.value, new)
         else:
             place = number_span(slot.value, text)
             if place is None:
@@ -90,18 +89,6 @@ def _places(slot: Slot, text: str) -> list[tuple[int, int]]:
         return spans(slot.value, text)
     place = number_span(slot.value, text) if slot.kind == "number" else None
     return [place[0]] if place else []
-
-
-def _everywhere(output: Output, answer: Any, old: str, new: str) -> Any:
-    """Free text of a record (a summary) names the value too: exchange it there as well."""
-    if not isinstance(answer, dict):
-        return answer
-    scored = {slot.path[0] for slot in output.slots(answer)}
-    for key, value in answer.items():
-        if isinstance(value, str) and key not in scored and len(found := spans(old, value)) == 1:
-            start, end = found[0]
-            answer = replaced(answer, (key,), value[:start] + new + value[end:])
-    return answer
 
 
 def _joined(a: dict[str, Any], b: dict[str, Any], rng: random.Random) -> dict[str, Any]:

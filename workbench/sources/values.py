@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from workbench.outputs import Output, ParseError, Slot
-from workbench.outputs.base import fold
+from workbench.outputs.base import fold, replaced
 
 NICE_NUMBERS = (
     1,
@@ -61,8 +61,25 @@ def exchanged(output: Output, answer: Any, pools: Pools, rng: random.Random, sha
         if rng.random() > share:
             continue
         new = drawn(slot, pools, rng)
-        if new is not None and fits(output, changed := output.replace(answer, slot.path, new)):
+        if new is None:
+            continue
+        changed = output.replace(answer, slot.path, new)
+        if slot.kind == "text":
+            changed = everywhere(output, changed, slot.value, new)
+        if fits(output, changed):
             answer = changed
+    return answer
+
+
+def everywhere(output: Output, answer: Any, old: str, new: str) -> Any:
+    """Free text of a record (a summary) names the value too: exchange it there as well."""
+    if not isinstance(answer, dict):
+        return answer
+    scored = {slot.path[0] for slot in output.slots(answer)}
+    for key, value in answer.items():
+        if isinstance(value, str) and key not in scored and len(found := spans(old, value)) == 1:
+            start, end = found[0]
+            answer = replaced(answer, (key,), value[:start] + new + value[end:])
     return answer
 
 

@@ -1,4 +1,4 @@
-"""What the teacher is told when it writes: new values in the manner of the seeds, and inputs that ask for an answer."""
+"""What the teacher is told when it writes: new values and answers in the manner of the seeds, and inputs for answers."""
 
 import random
 import re
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
+from workbench.outputs import ParseError
 from workbench.sources.values import is_code, pools_of
 from workbench.task import Task
 from workbench.teachers.prompts import Program, by_group, input_text
 from workbench.types import Example, Message
 
 VALUES_A_CALL = 25
+ANSWERS_A_CALL = 8
 LONGEST_VALUE = 80  # characters
 SHOTS = 16
 
@@ -36,12 +38,53 @@ class ValueWriter:
         values = list(self.values[slot])
         rng.shuffle(values)
         examples = "\n".join(values[:10])
-        return self.program.messages([], {"slot": slot, "examples": f"\n{examples}\n\nWrite {VALUES_A_CALL} other ones."})
+        return self.program.messages(
+            [], {"slot": slot, "examples": f"\n{examples}\n\nWrite {VALUES_A_CALL} other ones."}
+        )
 
     def read(self, text: str) -> list[str]:
         """The values in a reply; lines that are none are passed over (they are counted by their absence)."""
-        lines = (re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", line).strip().strip("\"'`,.") for line in text.splitlines())
+        lines = (
+            re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", line).strip().strip("\"'`,.") for line in text.splitlines()
+        )
         return [line for line in lines if 0 < len(line) <= LONGEST_VALUE and not re.search(r"[{}\[\]\"]|: ", line)]
+
+
+class AnswerWriter:
+    """New answers of one group, a JSON a line, in the manner of the seeds' answers."""
+
+    def __init__(self, task: Task, seeds: Sequence[Example]) -> None:
+        self.task = task
+        self.groups = by_group(task.output, [seed for seed in seeds if task.output.slots(seed.target)])
+        self.program = Program(
+            "examples -> more",
+            f"{task.title}\nThe answers have this form:\n{task.output.describe()}\n\n"
+            "You are shown some answers. Write new ones of the same form, one JSON a line, as different from each other as "
+            "real life is: other people, places, things, matters and words, from many countries and ages. "
+            "Leave optional fields out as often as the examples do. Write nothing else.",
+        )
+
+    def messages(self, group: str, rng: random.Random) -> tuple[Message, ...]:
+        seeds = list(self.groups[group])
+        rng.shuffle(seeds)
+        lines = "\n".join(self.task.output.dump(seed.target) for seed in seeds[:6])
+        return self.program.messages([], {"examples": f"{lines}\n\nWrite {ANSWERS_A_CALL} new ones."})
+
+    def read(self, text: str) -> list[Any]:
+        """The answers in a reply; lines that are none are passed over (they are counted by their absence)."""
+        answers = []
+        for line in text.splitlines():
+            start = min((at for at in (line.find("["), line.find("{")) if at >= 0), default=-1)
+            if start < 0:
+                continue
+            found = line[start:].strip().rstrip(",")
+            for form in (found, f"[{found}]"):  # a small teacher writes one call where a list of calls is meant
+                try:
+                    answers.append(self.task.output.parse(form))
+                    break
+                except ParseError:
+                    continue
+        return answers
 
 
 class InputWriter:

@@ -49,8 +49,12 @@ def estimated(task: Task, config: Config) -> list[str]:
     if not config.teacher.base_url:
         worst = (total_in / READ_PER_S + total_out / WRITE_PER_S) / 60
         lines.append(f"a local 1.5B teacher on two cores: at most {worst:.0f} minutes; shared prefixes save most of it")
-    lines.append(f"sampling stops at {config.sample.max_calls:,} calls, {config.sample.max_tokens:,} tokens "
-                 f"or {config.sample.max_minutes:g} minutes")  # fmt: skip
+    teacher = config.teacher
+    if teacher.price_in or teacher.price_out:
+        cost = (total_in * teacher.price_in + total_out * teacher.price_out) / 1e6
+        lines.append(f"at {teacher.price_in:g} and {teacher.price_out:g} a million tokens: at most {cost:.2f} in money")
+    lines.append(f"sampling stops at {config.sample.max_calls:,} calls, {config.sample.max_tokens:,} tokens, "
+                 f"{config.sample.max_money:g} in money or {config.sample.max_minutes:g} minutes")  # fmt: skip
     return lines
 
 

@@ -63,7 +63,7 @@ def run(context: Context) -> None:
 async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     config = context.config.sample
     teacher = build_teacher(context.config.teacher, context.config.runtime)
-    limits = Limits(config.max_calls, config.max_tokens, config.max_minutes)
+    limits = Limits(config.max_calls, config.max_tokens, config.max_money, config.max_minutes)
     asker = asker_for(context, teacher, limits)
     mode = _mode(context)
     seeds = context.examples("seed")
@@ -96,6 +96,7 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
         "errors": outcomes["error"],
         "calls": spent.calls,  # what was sent now is not told here: a run that was killed makes the same artifact
         "tokens": spent.tokens,
+        "money": round(spent.money, 6),
     }
 
 

@@ -37,7 +37,7 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> dict[str, Table]
     try:
         asker = asker_for(context, teacher)
         tried = {}
-        for mode in MODES:
+        for mode in (*MODES, *(("program",) if context.config.shots.program else ())):
             labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
             replies = await label_all(asker, labeler, dev, context.config)
             answered = [(row, reply.text) for row, reply in zip(dev, replies, strict=True) if reply is not None]
@@ -64,6 +64,7 @@ def asker_for(context: Context, teacher: Teacher, limits: Limits | None = None) 
         limits=limits,
         concurrency=max(runtime.concurrency, teacher.at_once),
         attempts=runtime.attempts,
+        price=(context.config.teacher.price_in, context.config.teacher.price_out),
     )
 
 

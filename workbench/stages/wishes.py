@@ -9,12 +9,12 @@ from pydantic import ValidationError
 
 from workbench.errors import DataError, TeacherError
 from workbench.outputs.base import fold
-from workbench.sources.values import Pools, exchanged, pools_of
-from workbench.sources.writer import VALUES_A_CALL, InputWriter, ValueWriter
-from workbench.stages.context import Context, write_json
+from workbench.sources.values import exchanged, pools_of
+from workbench.sources.writer import InputWriter
+from workbench.stages.context import Context
+from workbench.stages.stock import new_answers, value_pools
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
-
 
 JOINED = 0.1  # share of the answers that two are joined to
 
@@ -35,14 +35,15 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     if not config.inverse:
         return []
     rng = random.Random(config.seed)
-    pools = await _pools(context, asker, seeds, rng)
+    pools = await value_pools(context, asker, seeds, rng)
+    models = [*(seed.target for seed in seeds), *await new_answers(context, asker, seeds, rng)]
     answers: dict[str, Any] = {}
     tries = 0
     while len(answers) < config.inverse and tries < config.inverse * 5:
         tries += 1
-        answer = exchanged(output, rng.choice(seeds).target, pools, rng)
+        answer = exchanged(output, rng.choice(models), pools, rng)
         if rng.random() < JOINED:
-            other = exchanged(output, rng.choice(seeds).target, pools, rng)
+            other = exchanged(output, rng.choice(models), pools, rng)
             answer = output.join(answer, other) or answer
         key = output.dump(fold(answer)) if output.slots(answer) else f"empty {tries}"
         answers.setdefault(key, answer)
@@ -50,47 +51,6 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     wishes = [Wish("inverse", answer=answer, style=writer.style(rng)) for answer in answers.values()]
     rng.shuffle(wishes)
     return wishes
-
-
-async def _pools(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> Pools:
-    """The seeds' values of each slot, and about `values_per_slot` more by the teacher. Written to values.json, for the
-    recombination has use for them too."""
-    count = context.config.sample.values_per_slot
-    writer = ValueWriter(context.task, seeds)
-    asked = [(slot, k) for slot, values in writer.values.items() if values for k in range(-(-count // VALUES_A_CALL))]
-    requests = [
-        Request(
-            messages=writer.messages(slot, rng),
-            temperature=1.0,
-            max_tokens=VALUES_A_CALL * 12,
-            k=k,
-            purpose="values",
-        )
-        for slot, k in asked
-    ]
-
-    async def one(request: Request) -> list[str]:
-        try:
-            _, reply = await asker.ask(request)
-        except TeacherError as error:
-            if error.fatal or error.kind == "budget":
-                raise
-            return []
-        return writer.read(reply.text)
-
-    found = await asyncio.gather(*(one(request) for request in requests))
-    pools = pools_of(context.task.output, [seed.target for seed in seeds])
-    known = {slot: {fold(value) for value in values} for slot, values in pools.items()}
-    fresh = 0
-    for (slot, _), values in zip(asked, found, strict=True):
-        for value in values:
-            if fold(value) not in known[slot]:
-                known[slot].add(fold(value))
-                pools[slot].append(value)
-                fresh += 1
-    write_json(context.out / "values.json", pools)
-    context.say(f"sample: {fresh} new values for {len(writer.values)} slots")
-    return pools
 
 
 async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:

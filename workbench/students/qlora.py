@@ -222,16 +222,17 @@ class _Run:
         return {"dev_exact": score.exact, "dev_loss": round(score.loss, 5)}
 
     def _fit(self) -> None:
-        """Once, after some steps of this life: shorten the schedule to what the minutes allow."""
+        """After some steps of this life, and again each `WINDOW`: shorten the schedule to what the minutes allow, so that the
+        learning rate comes to its end with them."""
         state, limit = self.state, self.config.max_minutes
-        if limit is None or state.fitted:
+        if limit is None or (state.fitted and state.step % WINDOW):
             return
         elapsed, made = monotonic() - self.origin, len(self.recent)
         if made < FIT_AFTER and (made < 4 or elapsed < FIT_SHARE * limit * 60):
             return
         timed = [seconds for seconds, _ in list(self.recent)[made // 3 :]]  # the first ones are slow
-        left = limit * 60 - elapsed
-        total = state.step + steps_that_fit(left, sum(timed) / len(timed), self.config.evals, state.eval_seconds)
+        looks = sum(step > state.step for step in eval_steps(state.schedule.total, self.config.evals))
+        total = state.step + steps_that_fit(limit * 60 - elapsed, sum(timed) / len(timed), looks, state.eval_seconds)
         if total < state.schedule.total:
             self.notes.append(f"{total} of {state.schedule.total} steps fit into {limit:g} minutes")
             state.schedule = state.schedule.resized(total, at=state.step)

@@ -9,29 +9,36 @@ SPARE = 0.97  # share of the time that is planned; the rest is for saving and fo
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear ramp from `start_factor` at step `start` to 1, then a cosine down to FLOOR at step `total`.
+    """Linear ramp from `start_factor` at step `start` to `top`, then a cosine down to FLOOR at step `total`.
 
-    `warmup` is the ramp's share of the steps from `start` on. A run that turns out too slow for its minutes is
-    `resized`: the ramp then goes on from the factor it had reached, without a jump.
+    `warmup` is the ramp's share of the steps from `start` on. A run that turns out too slow for its minutes is `resized`:
+    within the ramp it goes on to the top, after it the cosine goes on from the factor it had reached; neither jumps.
     """
 
     total: int
     warmup: float
     start: int = 0
     start_factor: float = 0.0
+    top: float = 1.0
 
     def factor(self, step: int) -> float:
         """What the peak learning rate is multiplied by at 0-based `step`."""
-        ramp = max(1, round(self.warmup * (self.total - self.start)))
-        done = step + 1 - self.start
+        ramp, done = self._ramp, step + 1 - self.start
         if done <= ramp:
-            return self.start_factor + (1 - self.start_factor) * done / ramp
+            return self.start_factor + (self.top - self.start_factor) * done / ramp
         share = min(1.0, (done - ramp) / max(1, self.total - self.start - ramp))
-        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * share))
+        return FLOOR + (self.top - FLOOR) * 0.5 * (1 + math.cos(math.pi * share))
 
     def resized(self, total: int, at: int) -> "Schedule":
         """The schedule for the steps from `at` on, where only `total` steps will be made."""
-        return replace(self, total=total, start=at, start_factor=self.factor(at - 1) if at else 0.0)
+        reached = self.factor(at - 1) if at else 0.0
+        top = self.top if at - self.start < self._ramp else reached
+        return replace(self, total=total, start=at, start_factor=reached, top=top)
+
+    @property
+    def _ramp(self) -> int:
+        """Steps."""
+        return max(1, round(self.warmup * (self.total - self.start)))
 
 
 def eval_steps(total: int, evals: int) -> frozenset[int]:

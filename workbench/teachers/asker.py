@@ -1,7 +1,7 @@
 """Between the stages and a teacher: the ledger first, then the budget, then the wire.
 
 A question found in the ledger is not sent. Two askers of the same question at once share one call. Every reply is in the
-ledger before anyone sees it. Budgets of calls and tokens count what the work rests on, paid now or earlier.
+ledger before anyone sees it. Budgets of calls, tokens and money count what the work rests on, paid now or earlier.
 
 Not guaranteed: where a budget ends the work. Minutes are this process's own, and calls side by side end in any order: a run
 that was killed and goes on may then stop at another wish than one that was not. Without a budget's end both give one shard.
@@ -26,16 +26,18 @@ WAIT_AT_MOST_S = 60.0  # however long a server asks to wait
 class Limits:
     calls: int = 10**9
     tokens: int = 10**12
+    money: float = float("inf")
     minutes: float = 10**6
 
 
 @dataclass
 class Spent:
-    """What the work rests on (`calls`, `tokens`), and what of it was paid in this process (`sent`)."""
+    """What the work rests on (`calls`, `tokens`, `money`), and what of it was paid in this process (`sent`)."""
 
     calls: int = 0
     sent: int = 0
     tokens: int = 0
+    money: float = 0.0
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -45,6 +47,8 @@ class Spent:
             return f"the budget of {limits.calls} calls is spent"
         if self.tokens >= limits.tokens:
             return f"the budget of {limits.tokens} tokens is spent"
+        if self.money > 0 and self.money >= limits.money:
+            return f"the budget of {limits.money:g} in money is spent"
         if time.monotonic() - self.started >= limits.minutes * 60:
             return f"the budget of {limits.minutes:g} minutes is spent"
         return ""
@@ -61,12 +65,14 @@ class Asker:
         limits: Limits | None = None,
         concurrency: int = 8,
         attempts: int = 5,
+        price: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
         self.limits = limits or Limits()
         self.spent = Spent()
         self.attempts = attempts
+        self.price = price  # per million tokens read and written
         self._gate = asyncio.Semaphore(concurrency)
         self._dead_after = max(DEAD_AFTER, 3 * concurrency)
         self._counted: set[str] = set()
@@ -87,7 +93,9 @@ class Asker:
             self._counted.discard(key)
             self.spent.calls -= 1
             raise
-        self.spent.tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
+        read, written = reply.usage.prompt_tokens, reply.usage.completion_tokens
+        self.spent.tokens += read + written
+        self.spent.money += (read * self.price[0] + written * self.price[1]) / 1e6
         return key, reply
 
     async def _answer(self, key: str, request: Request) -> Reply:
@@ -105,7 +113,7 @@ class Asker:
     def check_budget(self) -> None:
         reached = self.spent.over(self.limits)
         if reached:
-            raise TeacherError(reached, "raise sample.max_calls, max_tokens or max_minutes", kind="budget")
+            raise TeacherError(reached, "raise sample.max_calls, max_tokens, max_money or max_minutes", kind="budget")
 
     async def _send(self, key: str, request: Request) -> Reply:
         from tenacity import (

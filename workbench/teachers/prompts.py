@@ -3,15 +3,17 @@
 The adapter is plainer than dspy's own: no field markers, one turn a demonstration. A 1.5B teacher reads 100 tokens a second
 on a small machine, so every marker is paid for in time; and the long part (instructions, demonstrations) comes first and
 is the same for all requests of one group, so that the server reads it once.
-A program that dspy optimized (instructions and demos) takes the place of the plain one: `Program.from_dspy`.
+A program that dspy optimized (instructions and demos) takes the place of the plain one: `Program.saved`.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from workbench.config import ShotsConfig
+from workbench.errors import ConfigError
 from workbench.outputs import Output
 from workbench.scoring import shuffled
 from workbench.task import Task
@@ -54,11 +56,21 @@ class Program:
         self.signature = dspy.Signature(fields, instructions)
 
     @classmethod
-    def from_dspy(cls, predict: Any) -> "Program":
-        """The instructions of an optimized `dspy.Predict`; its demos are given to `messages` like any others."""
+    def saved(cls, path: Path) -> tuple["Program", list[dict[str, str]]]:
+        """A `dspy.Predict("request -> answer")` saved as JSON, and its demos. Raises ConfigError."""
+        import dspy
+
+        predict = dspy.Predict("request -> answer")
+        try:
+            predict.load(path)
+            demos = [{name: str(demo[name]) for name in ("request", "answer")} for demo in predict.demos]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{path} is no saved dspy.Predict of `request -> answer`: {error!r}", "save it with predict.save(path)"
+            ) from error
         program = cls.__new__(cls)
         program.signature = predict.signature
-        return program
+        return program, demos
 
     def messages(self, demos: Sequence[Mapping[str, str]], inputs: Mapping[str, str]) -> tuple[Message, ...]:
         made = _adapter().format(self.signature, [dict(demo) for demo in demos], dict(inputs))
@@ -72,6 +84,7 @@ class Labeler:
     `nearest`: the seeds nearest to the input by character trigrams, the nearest last.
     `group`: one seed of each group, then the rest of the group that the nearest seeds vote for, all in fixed order:
     requests of one group share the whole block, all requests its first half.
+    `program`: the instructions and demos that dspy saved.
     """
 
     def __init__(self, task: Task, seeds: Sequence[Example], mode: str, config: ShotsConfig) -> None:
@@ -79,12 +92,16 @@ class Labeler:
         self.mode = mode
         self.config = config
         self.seeds = list(seeds)
-        self.program = Program("request -> answer", label_instructions(task))
+        self.program, self._demos = (
+            Program.saved(Path(config.program))
+            if mode == "program"
+            else (Program("request -> answer", label_instructions(task)), [])
+        )
         self._by_group = by_group(task.output, seeds)
         self._grams = [_trigrams(input_text(seed)) for seed in self.seeds]
 
     def messages(self, example: Example) -> tuple[Message, ...]:
-        demos = [
+        demos = self._demos or [
             {"request": input_text(seed), "answer": self.task.output.dump(seed.target)}
             for seed in self.shots(example)
             if seed.id != example.id
@@ -92,6 +109,8 @@ class Labeler:
         return self.program.messages(demos, {"request": input_text(example)})
 
     def shots(self, example: Example) -> list[Example]:
+        if self.mode == "program":
+            return []
         if self.mode == "fixed":
             return shuffled(
                 [seed for group in self._by_group.values() for seed in group[: self.config.fixed_per_group]], seed=0

@@ -112,7 +112,7 @@ class TransformersTeacher:
 
         try:
             generator.run(shared, take, give, seed=first.k)
-        except Exception as error:  # handed to each who asked: those under way, and those who would ask the same of it
+        except Exception as error:  # noqa: BLE001 - handed to each who asked: those under way, and those who would ask the same of it
             with self._lock:
                 failed = [item for item in self._waiting if item.block == first.block]
                 self._waiting = [item for item in self._waiting if item.block != first.block]

@@ -1,0 +1,123 @@
+"""What the wishes are made from: values and answers that the teacher adds to those of the seeds."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from workbench.errors import TeacherError
+from workbench.judge import judge_cheap
+from workbench.outputs.base import fold
+from workbench.sources.values import Pools, fits, pools_of
+from workbench.sources.writer import ANSWERS_A_CALL, VALUES_A_CALL, AnswerWriter, ValueWriter
+from workbench.stages.context import Context, write_json
+from workbench.task import Task
+from workbench.teachers.asker import Asker
+from workbench.types import Example, Message, Request
+
+T = TypeVar("T")
+TOKENS_A_VALUE = 12  # at most
+TOKENS_AN_ANSWER = 70  # a mean line; what is cut off is passed over
+
+
+async def value_pools(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> Pools:
+    """The seeds' values of each slot, and about `values_per_slot` more by the teacher that the task's validators let stand.
+    Written to values.json: the recombination has use for them too."""
+    writer = ValueWriter(context.task, seeds)
+    calls = -(-context.config.sample.values_per_slot // VALUES_A_CALL)
+    slots = [slot for slot, values in writer.values.items() if values for _ in range(calls)]
+    requests = [
+        _request(writer.messages(slot, rng), VALUES_A_CALL * TOKENS_A_VALUE, k, "values")
+        for k, slot in enumerate(slots)
+    ]
+    found = await _ask(asker, requests, writer.read)
+    pools = pools_of(context.task.output, [seed.target for seed in seeds])
+    known = {slot: {fold(value) for value in values} for slot, values in pools.items()}
+    fresh = 0
+    for slot, values in zip(slots, found, strict=True):
+        stands = Stands(context.task, seeds, slot)
+        for value in values:
+            if fold(value) not in known[slot] and stands(value):
+                known[slot].add(fold(value))
+                pools[slot].append(value)
+                fresh += 1
+    write_json(context.out / "values.json", pools)
+    if slots:
+        context.say(f"sample: {fresh} new values for {len(set(slots))} slots")
+    return pools
+
+
+async def new_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:
+    """About `answers_per_group` new answers a group by the teacher, where an answer holds free text that is not scored (a
+    summary): it tells the matter, and new values alone would tell the seeds' matters again."""
+    output, config = context.task.output, context.config.sample
+    if not any(output.scored_chars(seed.target) is not None for seed in seeds):
+        return []
+    writer = AnswerWriter(context.task, seeds)
+    calls = -(-config.answers_per_group // ANSWERS_A_CALL)
+    groups = [group for group in writer.groups for _ in range(calls)]
+    requests = [
+        _request(writer.messages(group, rng), ANSWERS_A_CALL * TOKENS_AN_ANSWER, k, "answers")
+        for k, group in enumerate(groups)
+    ]
+    known = {output.dump(fold(seed.target)) for seed in seeds}
+    fresh: dict[str, Any] = {}
+    for answers in await _ask(asker, requests, writer.read):
+        for answer in answers:
+            key = output.dump(fold(answer))
+            if key not in known:
+                fresh.setdefault(key, answer)
+    if groups:
+        context.say(f"sample: {len(fresh)} new answers in {len(writer.groups)} groups")
+    return list(fresh.values())
+
+
+def _request(messages: tuple[Message, ...], max_tokens: int, k: int, purpose: str) -> Request:
+    return Request(messages=messages, temperature=1.0, max_tokens=max_tokens, k=k, purpose=purpose)
+
+
+async def _ask(asker: Asker, requests: Sequence[Request], read: Callable[[str], list[T]]) -> list[list[T]]:
+    """What is read of each reply; nothing of one that did not come (it is in the ledger's failures)."""
+
+    async def one(request: Request) -> list[T]:
+        try:
+            _, reply = await asker.ask(request)
+        except TeacherError as error:
+            if error.fatal or error.kind == "budget":
+                raise
+            return []
+        return read(reply.text)
+
+    return list(await asyncio.gather(*(one(request) for request in requests)))
+
+
+class Stands:
+    """Would a value pass the task's cheap validators, in an input that names all values of an answer word for word?
+
+    Where the seed's own value would not (a value that is derived, not copied), any value stands.
+    """
+
+    def __init__(self, task: Task, seeds: Sequence[Example], slot: str) -> None:
+        self.task = task
+        self.answer, self.own = next(
+            (seed.target, found) for seed in seeds for found in task.output.slots(seed.target) if found.name == slot
+        )
+        self.judged = self._passes(self.own.value)
+
+    def __call__(self, value: str) -> bool:
+        return not self.judged or self._passes(value)
+
+    def _passes(self, value: Any) -> bool:
+        output = self.task.output
+        answer = output.replace(self.answer, self.own.path, value)
+        if not fits(output, answer):
+            return False
+        field = next(iter(self.task.prompt.input.model_fields))
+        said = " ; ".join(str(slot.value) for slot in output.slots(answer))
+        try:
+            example = self.task.example({field: said}, split="new", target=answer)
+        except ValidationError:  # longer than the task's input may be
+            return False
+        return judge_cheap(self.task, example, output.dump(answer)).outcome == "pass"
