@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from workbench.errors import StudentError
+from workbench.students import generate
 from workbench.students.generate import Generator, Job, common
 from workbench.students.load import load_model, load_tokenizer
 from workbench.teachers.whitebox import TransformersTeacher
@@ -126,3 +127,30 @@ def test_a_transformers_teacher_answers_many_at_once(smollm2: Path) -> None:
     first, turned = asyncio.run(both())
     assert len(first) == 3 and all(first)
     assert first == turned[::-1]
+
+
+def test_a_halted_run_returns_and_lines_are_refilled(
+    model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = model.config._attn_implementation
+    generator = Generator(model, STOP)
+    monkeypatch.setattr(generate, "LINES", 2)
+    monkeypatch.setattr(generate, "ADMIT", 1)
+    shared, ids = prompts
+    left = [Job(ids[turn % 4], 2 + turn % 3, name=turn) for turn in range(7)]
+    given: list[int] = []
+    asked: list[int] = []
+
+    def take(count: int) -> list[Job]:
+        asked.append(count)
+        return [left.pop(0) for _ in range(min(count, len(left)))]
+
+    def give(job: Job, tokens: list[int]) -> None:
+        assert len(tokens) <= job.max_tokens
+        given.append(job.name)
+        generator.halted = len(given) == 5
+
+    generator.run(ids[0][:shared], take, give)
+    model.set_attn_implementation(before)
+    assert len(given) == 5 and len(left) < 3, "five answered, then halted with some under way"
+    assert max(asked) <= 2 and len(asked) > 3, "a line that is free is filled again"

@@ -23,7 +23,7 @@ from servers import TeacherServer, question_id
 from small import command, environment, here, sampling, workbench, write_task
 
 KILLS = 5
-CONCURRENCY = 8
+CONCURRENCY = 16
 
 
 def shard(project: Path) -> tuple[str, str]:

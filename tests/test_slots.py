@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from workbench.errors import TeacherError
 from workbench.teachers.embedded import EmbeddedTeacher
 from workbench.teachers.slots import Slots
 from workbench.types import Message, Reply, Request
@@ -50,7 +49,7 @@ def test_each_block_is_read_once_by_all_slots_together(smollm2: Path) -> None:
     assert read[9] < 30, "the others read their own question alone"
 
 
-def test_a_server_that_cannot_keep_a_state_is_told(smollm2: Path, tmp_path: Path) -> None:
+def test_a_server_that_cannot_keep_a_state_is_told_and_used(smollm2: Path, tmp_path: Path) -> None:
     """Without a folder for states llama.cpp refuses to save one."""
     import httpx
 
@@ -62,7 +61,8 @@ def test_a_server_that_cannot_keep_a_state_is_told(smollm2: Path, tmp_path: Path
             async with slots.taken(block("English")):
                 pass
 
-    with LlamaServer(smollm2, slots=1, ctx_per_slot=512, threads=2) as server:
-        with pytest.raises(TeacherError, match="cannot save a slot's state") as told:
-            asyncio.run(ask(server.address))
-        assert told.value.kind == "server" and "TMPDIR" in told.value.hint
+    with (
+        LlamaServer(smollm2, slots=1, ctx_per_slot=512, threads=2) as server,
+        pytest.warns(UserWarning, match=r"cannot save a slot's state.*TMPDIR"),
+    ):
+        asyncio.run(ask(server.address))

@@ -46,7 +46,7 @@ STAGES = (
 
 def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
     """What the stage's key is made of; the digest of an input that is not there yet is empty."""
-    files = {
+    files: dict[str, str] = {
         name: models.local_identity(getattr(config, name).model)
         for name in ("teacher", "student")
         if name in stage.sections

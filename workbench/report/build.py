@@ -219,7 +219,7 @@ def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any], te
         told.append(f"Scored on {shipped['rows']} of {tests} test rows.")
     if base and base["rows"] < shipped["rows"]:
         told.append(f"The base student was scored on the first {base['rows']} rows only.")
-    if config.teacher.base_url:
+    if config.teacher.base_url or config.teacher.model.startswith("hf:"):
         told.append("The teacher's seconds are of requests sent side by side, not of one alone.")
     if funnel["stopped"] != "enough":
         told.append(f"Sampling stopped early: {funnel['stopped']}.")

@@ -56,7 +56,11 @@ def pools_of(output: Output, answers: Iterable[Any]) -> Pools:
 
 
 def exchanged(output: Output, answer: Any, pools: Pools, rng: random.Random, share: float = 0.7) -> Any:
-    """The answer with about `share` of its text values and numbers drawn anew; choices and booleans stay."""
+    """The answer with about `share` of its text values and numbers drawn anew; choices and booleans stay.
+
+    Where the answer holds free text beside its slots (a summary), a value that it does not name word for word stays too: it
+    may name it otherwise, and would then tell of another thing.
+    """
     for slot in output.slots(answer):
         if rng.random() > share:
             continue
@@ -64,11 +68,19 @@ def exchanged(output: Output, answer: Any, pools: Pools, rng: random.Random, sha
         if new is None:
             continue
         changed = output.replace(answer, slot.path, new)
-        if slot.kind == "text":
-            changed = everywhere(output, changed, slot.value, new)
+        if slot.kind == "text" and not is_code(slot.value) and holds_free_text(output, answer):
+            exchanged_too = everywhere(output, changed, slot.value, new)
+            if exchanged_too == changed:
+                continue
+            changed = exchanged_too
         if fits(output, changed):
             answer = changed
     return answer
+
+
+def holds_free_text(output: Output, answer: Any) -> bool:
+    """Whether it holds text that is not scored."""
+    return output.scored_chars(answer) is not None
 
 
 def everywhere(output: Output, answer: Any, old: str, new: str) -> Any:

@@ -47,7 +47,7 @@ class ValueWriter:
         lines = (
             re.sub(r"^\s*(?:[-*\u2022]|\d+[.)])\s+", "", line).strip().strip("\"'`,.") for line in text.splitlines()
         )
-        return [line for line in lines if 0 < len(line) <= LONGEST_VALUE and not re.search(r"[{}\[\]\"]|: ", line)]
+        return [line for line in lines if 0 < len(line) <= LONGEST_VALUE and not re.search(r"[{}\[\]\"]|: |:$", line)]
 
 
 class AnswerWriter:

@@ -4,7 +4,9 @@ import random
 from collections.abc import Sequence
 
 from workbench.config import Config
-from workbench.sources.writer import VALUES_A_CALL, InputWriter, ValueWriter
+from workbench.sources.values import holds_free_text
+from workbench.sources.writer import ANSWERS_A_CALL, VALUES_A_CALL, AnswerWriter, InputWriter, ValueWriter
+from workbench.stages.shots import tried
 from workbench.task import Task
 from workbench.teachers.prompts import Labeler
 from workbench.types import Message
@@ -20,7 +22,7 @@ def estimated(task: Task, config: Config) -> list[str]:
     sample, sources = config.sample, set(task.sources)
     inverse, forward = (sample.inverse if "inverse" in sources else 0, sample.forward if "forward" in sources else 0)
     corpus = _lines(task) if "corpus" in sources else 0
-    modes = ("group", "fixed", "nearest") if config.shots.mode == "auto" else (config.shots.mode,)
+    modes = tried(config.shots)
     labelers = [Labeler(task, seeds, mode, config.shots) for mode in modes]
     label = max(_chars([labeler.messages(row) for row in dev]) for labeler in labelers)
     writer, values, rng = InputWriter(task, seeds), ValueWriter(task, seeds), random.Random(0)
@@ -28,12 +30,18 @@ def estimated(task: Task, config: Config) -> list[str]:
     write = _chars([writer.messages(seed.target, "short") for seed in seeds[:10]])
     more = _chars([values.messages(slot, rng) for slot in slots])
     answer = sum(len(task.output.dump(seed.target)) for seed in seeds) / len(seeds)
+    answerer = AnswerWriter(task, seeds)
+    new = _chars([answerer.messages(group, rng) for group in answerer.groups])
+    written = (
+        sample.answers_per_group if inverse and any(holds_free_text(task.output, seed.target) for seed in seeds) else 0
+    )
     rounds = -(-sample.values_per_slot // VALUES_A_CALL) if inverse else 0
     looks = sum(getattr(validator, "votes", 1) for validator in task.dear)
     judged = (inverse + forward + corpus) * sample.candidates
     plan = [
         ("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 else 0, label, answer),
         ("write values", len(slots) * rounds, more, VALUES_A_CALL * VALUE_CHARS),
+        ("write answers", len(answerer.groups) * -(-written // ANSWERS_A_CALL), new, ANSWERS_A_CALL * answer),
         ("write inputs", inverse * sample.candidates + forward, write, answer),
         ("answer inputs", (forward + corpus) * sample.candidates, label, answer),
         ("second looks", judged * looks, label, answer),

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from workbench.config import Config
+from workbench.config import Config, ShotsConfig
 from workbench.errors import TeacherError
 from workbench.outputs import Output, ParseError
 from workbench.scoring import Table, table_of
@@ -17,18 +17,25 @@ from workbench.types import Example, Reply, Request
 MODES = ("group", "fixed", "nearest")
 
 
+def tried(config: ShotsConfig) -> tuple[str, ...]:
+    """The modes that are measured, or the one that is set."""
+    if config.mode != "auto":
+        return (config.mode,)
+    return (*MODES, "program") if config.program else MODES
+
+
 def run(context: Context) -> None:
     """Writes shots.json: the mode kept, and each tried mode's dev score."""
     mode: str = context.config.shots.mode
-    tried: dict[str, Table] = {}
+    tables: dict[str, Table] = {}
     if mode == "auto":
         dev = context.examples("dev")[: context.config.shots.rows]
-        tried = asyncio.run(_try_all(context, dev))
-        mode = max(tried, key=lambda name: tried[name]["exact"].value)
-        context.say(f"shots: {mode} is kept: " + ", ".join(f"{k} {v['exact'].value:.1f}" for k, v in tried.items()))
+        tables = asyncio.run(_try_all(context, dev))
+        mode = max(tables, key=lambda name: tables[name]["exact"].value)
+        context.say(f"shots: {mode} is kept: " + ", ".join(f"{k} {v['exact'].value:.1f}" for k, v in tables.items()))
     write_json(
         context.out / "shots.json",
-        {"mode": mode, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tried.items()}},
+        {"mode": mode, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tables.items()}},
     )
 
 
@@ -36,8 +43,8 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> dict[str, Table]
     teacher = build_teacher(context.config.teacher, context.config.runtime)
     try:
         asker = asker_for(context, teacher)
-        tried = {}
-        for mode in (*MODES, *(("program",) if context.config.shots.program else ())):
+        tables = {}
+        for mode in tried(context.config.shots):
             labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
             replies = await label_all(asker, labeler, dev, context.config)
             answered = [(row, reply.text) for row, reply in zip(dev, replies, strict=True) if reply is not None]
@@ -49,9 +56,9 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> dict[str, Table]
                     fatal=True,
                 )
             rows, texts = zip(*answered, strict=True)
-            tried[mode] = score_replies(context.task.output, rows, texts)
-            context.say(f"shots: {mode}: {tried[mode]['exact'].value:.1f} exact on {len(dev)} dev rows")
-        return tried
+            tables[mode] = score_replies(context.task.output, rows, texts)
+            context.say(f"shots: {mode}: {tables[mode]['exact'].value:.1f} exact on {len(dev)} dev rows")
+        return tables
     finally:
         await teacher.aclose()
 

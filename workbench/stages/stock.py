@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from workbench.errors import TeacherError
 from workbench.judge import judge_cheap
 from workbench.outputs.base import fold
-from workbench.sources.values import Pools, fits, pools_of
+from workbench.sources.values import Pools, fits, holds_free_text, pools_of
 from workbench.sources.writer import ANSWERS_A_CALL, VALUES_A_CALL, AnswerWriter, ValueWriter
 from workbench.stages.context import Context, write_json
 from workbench.task import Task
@@ -53,7 +53,7 @@ async def new_answers(context: Context, asker: Asker, seeds: Sequence[Example], 
     """About `answers_per_group` new answers a group by the teacher, where an answer holds free text that is not scored (a
     summary): it tells the matter, and new values alone would tell the seeds' matters again."""
     output, config = context.task.output, context.config.sample
-    if not any(output.scored_chars(seed.target) is not None for seed in seeds):
+    if not any(holds_free_text(output, seed.target) for seed in seeds):
         return []
     writer = AnswerWriter(context.task, seeds)
     calls = -(-config.answers_per_group // ANSWERS_A_CALL)
@@ -85,9 +85,9 @@ async def _ask(asker: Asker, requests: Sequence[Request], read: Callable[[str], 
         try:
             _, reply = await asker.ask(request)
         except TeacherError as error:
-            if error.fatal or error.kind == "budget":
+            if error.fatal:
                 raise
-            return []
+            return []  # where it is the budget, the walk over the wishes says so
         return read(reply.text)
 
     return list(await asyncio.gather(*(one(request) for request in requests)))

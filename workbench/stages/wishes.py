@@ -75,9 +75,9 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
         try:
             _, reply = await asker.ask(request)
         except TeacherError as error:
-            if error.fatal or error.kind == "budget":
+            if error.fatal:
                 raise
-            return None
+            return None  # where it is the budget, the walk over the wishes says so
         try:
             example = context.task.example({field: writer.read(reply.text)}, split="new", source="forward")
         except ValidationError:  # what was written is no input of the task: one wish less

@@ -10,6 +10,7 @@ key head, D size of a head, V vocabulary.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,8 +22,11 @@ from workbench.errors import StudentError
 NAME = "workbench_shared_prefix"
 PREFIXES = 48  # kept; one is 28 KiB a token for a model of 1.5 billion
 TOP_K = 40  # of the vocabulary are drawn from, as llama.cpp's server does unasked
-LINES = 96  # of a batch
+LINES = 128  # of a batch
 ADMIT = 16  # free lines that are worth reading new prompts for
+READ_AT_ONCE = 32  # prompts
+SCORES = 8_000_000  # of rows * new tokens * all tokens in one pass; with 12 heads 0.4 GB in fp32
+HELD = 65_536  # tokens of a batch, without the shared ones; more are not admitted
 
 
 class Job(NamedTuple):
@@ -69,7 +73,7 @@ class Batch:
         else:
             places = max(self.own_B_S.shape[1], read.own_B_S.shape[1])
             self.own_B_S = torch.cat([_widened(self.own_B_S, places, 1), _widened(read.own_B_S, places, 1)])
-            for mine, theirs in zip(self.cache.layers, read.cache.layers, strict=True):
+            for mine, theirs in zip(_layers(self.cache), _layers(read.cache), strict=True):
                 mine.keys = torch.cat([_widened(mine.keys, places, 2), _widened(theirs.keys, places, 2)])
                 mine.values = torch.cat([_widened(mine.values, places, 2), _widened(theirs.values, places, 2)])
             self.last_B_1 = torch.cat([self.last_B_1, read.chosen_B[:, None]])
@@ -105,12 +109,17 @@ class Batch:
         self.own_B_S, self.last_B_1 = self.own_B_S[lines], self.last_B_1[lines]
         first = int(self.own_B_S.any(0).nonzero()[0])
         self.own_B_S = self.own_B_S[:, first:]
-        for layer in self.cache.layers:
+        for layer in _layers(self.cache):
             layer.keys, layer.values = layer.keys[lines, :, first:], layer.values[lines, :, first:]
 
     def _note(self, lines: range) -> None:
         for line in lines:
             self.answers[line].append(int(self.last_B_1[line]))
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    """Each with its `keys` and `values` (B, K, S, D); Generator has refused models with layers of another kind."""
+    return list(cache.layers)
 
 
 def _widened(tensor: torch.Tensor, places: int, dim: int) -> torch.Tensor:
@@ -131,6 +140,9 @@ class _Pass:
     mask_B_T_S: torch.Tensor  # True where a row's own token may be looked at
 
 
+_PASS: ContextVar[_Pass] = ContextVar("pass")  # transformers hands nothing of ours down to its attention
+
+
 class Generator:
     """Raises StudentError for a model whose layers do not all look at the whole text."""
 
@@ -141,12 +153,13 @@ class Generator:
                 f"{model.config.model_type} does not look at the whole text in each layer",
                 "serve it with llama.cpp or any OpenAI-compatible server, and name that as the teacher",
             )
-        AttentionInterface.register(NAME, self._attend)
+        AttentionInterface.register(NAME, _attend)
         model.set_attn_implementation(NAME)
-        self.model = model.eval()
+        self.model = model
+        self.model.train(False)
         self.stops = stops
+        self.halted = False  # set by another thread: `run` returns after the step it is in
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
-        self._pass = _Pass(Prefix((), ()), torch.ones(1, 1, 1, dtype=torch.bool))
 
     def generate(self, jobs: Sequence[Job], shared: int, seed: int = 0) -> list[list[int]]:
         """The tokens that follow each prompt, without the stop. `shared`: how many tokens the prompts have in common."""
@@ -173,11 +186,11 @@ class Generator:
         prefix = self._prefix(shared)
         draw = torch.Generator(self.model.device).manual_seed(seed)
         batch = Batch()
-        while True:
-            free = LINES - len(batch.jobs)
-            new = take(free) if free >= ADMIT or not batch.jobs else []
-            if new:
-                batch.admit(new, self._read(prefix, new, draw))
+        while not self.halted:
+            free = LINES - len(batch.jobs) if batch.own_B_S.numel() < HELD else 0
+            new = take(min(free, READ_AT_ONCE)) if free >= ADMIT or not batch.jobs else []
+            for part in _parts(new, len(prefix.ids)):
+                batch.admit(part, self._read(prefix, part, draw))
             if not batch.jobs:
                 return
             batch.release(self.stops, give)
@@ -208,7 +221,7 @@ class Generator:
             rest = torch.tensor([ids[len(known.ids) :]], device=self.model.device)
             if rest.shape[1]:
                 self._forward(known, cache, rest, torch.ones_like(rest, dtype=torch.bool))
-                layers = [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+                layers = [(layer.keys[0], layer.values[0]) for layer in _layers(cache)]
                 if known.layers:
                     layers = [
                         (torch.cat([a, c], 1), torch.cat([b, d], 1))
@@ -227,49 +240,69 @@ class Generator:
         """Logits (B, V) after the last of the new tokens."""
         new, total = ids_B_T.shape[1], own_B_S.shape[1]
         before_T_S = torch.ones(new, total, dtype=torch.bool, device=ids_B_T.device).tril(total - new)
-        self._pass = _Pass(prefix, own_B_S[:, None] & before_T_S)
+        mask_B_T_S = own_B_S[:, None] & before_T_S
         places_B_S = len(prefix.ids) + (own_B_S.cumsum(1) - 1).clamp(min=0)
-        out: Any = self.model(
-            input_ids=ids_B_T,
-            position_ids=places_B_S[:, -new:],
-            attention_mask=self._pass.mask_B_T_S[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        looked_at = _PASS.set(_Pass(prefix, mask_B_T_S))
+        try:
+            out: Any = self.model(
+                input_ids=ids_B_T,
+                position_ids=places_B_S[:, -new:],
+                attention_mask=mask_B_T_S[:, None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        finally:
+            _PASS.reset(looked_at)
         logits_B_V: torch.Tensor = out.logits[:, -1].float()
         return logits_B_V
 
-    def _attend(
-        self,
-        module: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        scaling: float,
-        **_: Any,
-    ) -> tuple[torch.Tensor, None]:
-        """transformers' attention seam: query (B, K*G, T, D), key and value (B, K, S, D); gives (B, T, K*G, D)."""
-        rows, heads, new, size = query.shape
-        keys = key.shape[1]
-        query_B_K_GT_D = (query * scaling).reshape(rows, keys, heads // keys * new, size)
-        scores = query_B_K_GT_D @ key.transpose(-1, -2)  # (B, K, GT, S)
-        mask_B_1_GT_S = self._pass.mask_B_T_S.repeat(1, heads // keys, 1)[:, None]
-        # a padded place looks at nothing of its own: a low score, not -inf, keeps its row of the softmax a number
-        scores = scores.float().masked_fill(~mask_B_1_GT_S, -1e9)
-        if not self._pass.prefix.ids:
-            mixed = scores.softmax(-1).to(query.dtype) @ value
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention seam: query (B, K*G, T, D), key and value (B, K, S, D); gives (B, T, K*G, D)."""
+    looked_at = _PASS.get()
+    prefix = looked_at.prefix
+    rows, heads, new, size = query.shape
+    keys = key.shape[1]
+    query_B_K_GT_D = (query * scaling).reshape(rows, keys, heads // keys * new, size)
+    scores = query_B_K_GT_D @ key.transpose(-1, -2)  # (B, K, GT, S)
+    mask_B_1_GT_S = looked_at.mask_B_T_S.repeat(1, heads // keys, 1)[:, None]
+    # a padded place looks at nothing of its own: a low score, not -inf, keeps its row of the softmax a number
+    scores = scores.float().masked_fill(~mask_B_1_GT_S, -1e9)
+    if not prefix.ids:
+        mixed = scores.softmax(-1).to(query.dtype) @ value
+    else:
+        key_K_P_D, value_K_P_D = prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
+        query_K_BGT_D = query_B_K_GT_D.transpose(0, 1).reshape(keys, -1, size)
+        shared = (query_K_BGT_D @ key_K_P_D.transpose(-1, -2)).float()
+        shared = shared.view(keys, rows, -1, shared.shape[-1]).transpose(0, 1)  # (B, K, GT, P)
+        weights = torch.cat([shared, scores], -1).softmax(-1).to(query.dtype)
+        shared, own = torch.split(weights, [key_K_P_D.shape[1], scores.shape[-1]], -1)
+        from_shared = shared.transpose(0, 1).reshape(keys, -1, shared.shape[-1]) @ value_K_P_D
+        mixed = from_shared.view(keys, rows, -1, size).transpose(0, 1) + own @ value
+    return mixed.reshape(rows, heads, new, size).transpose(1, 2).contiguous(), None
+
+
+def _parts(jobs: Sequence[Job], shared: int) -> list[list[Job]]:
+    """In turn, as many as may be read in one pass; one at least."""
+    parts: list[list[Job]] = []
+    longest = 0
+    for job in jobs:
+        longest = max(longest, len(job.ids) - shared)
+        if parts and (len(parts[-1]) + 1) * longest * (longest + shared) <= SCORES:
+            parts[-1].append(job)
         else:
-            key_K_P_D, value_K_P_D = self._pass.prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
-            query_K_BGT_D = query_B_K_GT_D.transpose(0, 1).reshape(keys, -1, size)
-            shared = (query_K_BGT_D @ key_K_P_D.transpose(-1, -2)).float()
-            shared = shared.view(keys, rows, -1, shared.shape[-1]).transpose(0, 1)  # (B, K, GT, P)
-            weights = torch.cat([shared, scores], -1).softmax(-1).to(query.dtype)
-            shared, own = weights.split([key_K_P_D.shape[1], scores.shape[-1]], -1)
-            from_shared = shared.transpose(0, 1).reshape(keys, -1, shared.shape[-1]) @ value_K_P_D
-            mixed = from_shared.view(keys, rows, -1, size).transpose(0, 1) + own @ value
-        return mixed.reshape(rows, heads, new, size).transpose(1, 2).contiguous(), None
+            parts.append([job])
+            longest = len(job.ids) - shared
+    return parts
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:

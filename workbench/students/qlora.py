@@ -39,6 +39,7 @@ from workbench.students.settings import Pair, Progress, TrainConfig
 
 FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
 FIT_SHARE = 0.1
+REFIT = 0.05  # share of the steps by which a later guess must differ to be taken
 WINDOW = 20  # steps that the told speed is the mean of
 
 
@@ -222,8 +223,8 @@ class _Run:
         return {"dev_exact": score.exact, "dev_loss": round(score.loss, 5)}
 
     def _fit(self) -> None:
-        """After some steps of this life, and again each `WINDOW`: shorten the schedule to what the minutes allow, so that the
-        learning rate comes to its end with them."""
+        """After some steps of this life, and again each `WINDOW`: shorten the schedule to what the minutes allow, or lengthen
+        it again, so that the learning rate comes to its end with them."""
         state, limit = self.state, self.config.max_minutes
         if limit is None or (state.fitted and state.step % WINDOW):
             return
@@ -233,7 +234,8 @@ class _Run:
         timed = [seconds for seconds, _ in list(self.recent)[made // 3 :]]  # the first ones are slow
         looks = sum(step > state.step for step in eval_steps(state.schedule.total, self.config.evals))
         total = state.step + steps_that_fit(limit * 60 - elapsed, sum(timed) / len(timed), looks, state.eval_seconds)
-        if total < state.schedule.total:
+        total, planned = min(total, len(self.steps)), state.schedule.total
+        if total < planned if not state.fitted else abs(total - planned) > REFIT * planned:
             self.notes.append(f"{total} of {state.schedule.total} steps fit into {limit:g} minutes")
             state.schedule = state.schedule.resized(total, at=state.step)
         state.fitted = True

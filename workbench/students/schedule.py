@@ -32,8 +32,9 @@ class Schedule:
     def resized(self, total: int, at: int) -> "Schedule":
         """The schedule for the steps from `at` on, where only `total` steps will be made."""
         reached = self.factor(at - 1) if at else 0.0
-        top = self.top if at - self.start < self._ramp else reached
-        return replace(self, total=total, start=at, start_factor=reached, top=top)
+        if at - self.start < self._ramp:
+            return replace(self, total=total, start=at, start_factor=reached)
+        return replace(self, total=total, start=at, start_factor=reached, top=reached, warmup=0.0)
 
     @property
     def _ramp(self) -> int:

@@ -124,15 +124,17 @@ def _reply(answer: Any, seconds: float) -> Reply:
         raise TeacherError("the reply holds no choices", kind="bad_reply")
     if getattr(message, "refusal", None):
         return Reply(text="", finish="refused", seconds=seconds)
-    if not message.content:
+    cut = choices[0].finish_reason == "length"
+    # where a model spent all its tokens on thinking, the nothing it said was paid for: it counts, and is not asked again
+    if not message.content and not cut:
         raise TeacherError("the reply is empty", kind="bad_reply")
-    if not isinstance(message.content, str):
+    if not isinstance(message.content or "", str):
         raise TeacherError("the reply is no text", kind="bad_reply")
     usage = getattr(answer, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
     return Reply(
-        text=message.content,
-        finish="length" if choices[0].finish_reason == "length" else "stop",
+        text=message.content or "",
+        finish="length" if cut else "stop",
         usage=Usage(
             prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
             completion_tokens=getattr(usage, "completion_tokens", 0) or 0,

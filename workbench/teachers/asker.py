@@ -115,6 +115,13 @@ class Asker:
         if reached:
             raise TeacherError(reached, "raise sample.max_calls, max_tokens, max_money or max_minutes", kind="budget")
 
+    def _patience(self) -> float | None:
+        """Seconds until the minutes are up, for a teacher in this process: it takes all requests at once, and what it drops
+        is not paid for. What is under way at an API is waited for."""
+        if not self.teacher.at_once:
+            return None
+        return max(0.0, self.limits.minutes * 60 - (time.monotonic() - self.spent.started))
+
     async def _send(self, key: str, request: Request) -> Reply:
         from tenacity import (
             AsyncRetrying,
@@ -145,15 +152,19 @@ class Asker:
                 ):
                     with attempt:
                         reply = await self._once(key, request)
-            except TeacherError:
-                self.spent.failed += 1
+            except TeacherError as error:
+                self.spent.failed += error.kind != "budget"
                 raise
         self.spent.sent += 1
         return reply
 
     async def _once(self, key: str, request: Request) -> Reply:
         try:
-            reply = await self.teacher.complete(request)
+            async with asyncio.timeout(self._patience()):
+                reply = await self.teacher.complete(request)
+        except TimeoutError:
+            self.check_budget()
+            raise
         except TeacherError as error:
             self.ledger.fail(key, self.teacher.model, request, error.kind, str(error))
             self._failures_in_a_row += 1

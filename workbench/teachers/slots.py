@@ -7,6 +7,7 @@ slot restores it in the time a file takes to be read. A block that begins like o
 
 import asyncio
 import itertools
+import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -49,9 +50,9 @@ class Slots:
         try:
             await self._prepare(slot, wanted)
             yield slot
-            if first:
-                await self._save(slot, wanted)
             read = True
+            if first:
+                await self._try_to_save(slot, wanted)
         finally:
             async with self._changed:
                 self._held[slot] = wanted if read else ()
@@ -66,13 +67,16 @@ class Slots:
             self._saved.move_to_end(best)
             await self._act(slot, "restore", self._saved[best])
 
-    async def _save(self, slot: int, block: Block) -> None:
-        if len(self._saved) < KEPT:
-            name = f"{next(self._names)}.bin"
+    async def _try_to_save(self, slot: int, block: Block) -> None:
+        """What cannot be saved is read again by each slot: slower, and no reason to lose the reply."""
+        oldest = next(iter(self._saved)) if len(self._saved) >= KEPT else None
+        name = f"{next(self._names)}.bin" if oldest is None else self._saved.pop(oldest)  # its file is written over
+        try:
+            await self._act(slot, "save", name)
+        except TeacherError as error:
+            warnings.warn(f"{error} ({error.hint})", stacklevel=2)
         else:
-            _, name = self._saved.popitem(last=False)  # its file is written over
-        await self._act(slot, "save", name)
-        self._saved[block] = name
+            self._saved[block] = name
 
     async def _act(self, slot: int, action: str, name: str) -> None:
         import httpx

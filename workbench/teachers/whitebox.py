@@ -7,7 +7,7 @@ decoding: the validators see to the form.
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ from workbench.types import Message, Reply, Request, Usage
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from workbench.students.generate import Generator
+    from workbench.students.generate import Generator, Job
 
+FEW = 4  # requests; for fewer a few-shot block is not worth a batch of its own
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
 
 
@@ -62,11 +63,12 @@ class TransformersTeacher:
         self._waiting: list[Waiting] = []
         self._lock = threading.Lock()  # of `_waiting`: asked for here, taken by the worker's thread
         self._loading = threading.Lock()
+        self._broken: Exception | None = None  # why it cannot be loaded: found out once
         self._worker: asyncio.Task[None] | None = None
 
     async def complete(self, request: Request) -> Reply:
-        tokenizer, _ = self._loaded or await asyncio.to_thread(self._load)
-        item = Waiting(request, tokenizer)
+        loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
+        item = Waiting(request, loaded[0])
         with self._lock:
             self._waiting.append(item)
         if self._worker is None or self._worker.done():
@@ -79,27 +81,49 @@ class TransformersTeacher:
             await asyncio.to_thread(self._serve)
 
     def _serve(self) -> None:
-        """Answer all that begin as most of those who wait do, and who comes meanwhile and begins so too."""
-        from workbench.students.generate import Job, common
+        """Answer all that begin as most of those who wait do, and who comes meanwhile and begins so too. Where hardly two
+        begin alike, what they share is the first message."""
+        served: dict[int, Waiting] = {}
+        shared: tuple[int, ...] = ()
+        try:
+            tokenizer, generator = self._load()
+            shared, k = self._most(tokenizer)
+            generator.run(shared, *self._ends(shared, served, tokenizer), seed=k)
+        except Exception as error:  # noqa: BLE001 - handed to each who asked: those under way, and those who begin alike
+            told = error if isinstance(error, TeacherError) else TeacherError(f"{self.model}: {error!r}", kind="server")
+            with self._lock:
+                failed = [item for item in self._waiting if item.job.ids[: len(shared)] == shared]
+                self._waiting = [item for item in self._waiting if item.job.ids[: len(shared)] != shared]
+            for item in (*served.values(), *failed):
+                item.answer(told)
 
-        tokenizer, generator = self._load()
+    def _most(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], int]:
+        """The tokens that most of those who wait begin with, and the `k` of the first of them."""
+        from workbench.students.generate import common
+
         with self._lock:
             by_block: dict[tuple[Message, ...], list[Waiting]] = {}
             for item in self._waiting:
                 by_block.setdefault(item.block, []).append(item)
-        first = max(by_block.values(), key=len)[0]
-        head = _tokens(tokenizer, first.block, prompt=False) if first.block else ()
-        shared = first.job.ids[: min(common(head, first.job.ids), len(first.job.ids) - 1)]
-        served: dict[int, Waiting] = {}
+        largest = max(by_block.values(), key=len)
+        first = largest[0]
+        block = first.block if len(largest) >= FEW else first.block[:1]
+        head = _tokens(tokenizer, block, prompt=False) if block else ()
+        return first.job.ids[: min(common(head, first.job.ids), len(first.job.ids) - 1)], first.k
 
-        def take(count: int) -> Sequence[Job]:
+    def _ends(
+        self, shared: tuple[int, ...], served: dict[int, Waiting], tokenizer: "PreTrainedTokenizerBase"
+    ) -> "tuple[Callable[[int], Sequence[Job]], Callable[[Job, list[int]], None]]":
+        """Where the generator takes its jobs from and gives its answers to. Who is under way stands in `served`."""
+
+        def take(count: int) -> "Sequence[Job]":
             with self._lock:
                 fit = [item for item in self._waiting if item.job.ids[: len(shared)] == shared][:count]
                 served.update({item.job.name: item for item in fit})
                 self._waiting = [item for item in self._waiting if item.job.name not in served]
             return [item.job for item in fit]
 
-        def give(job: Job, new: list[int]) -> None:
+        def give(job: "Job", new: list[int]) -> None:
             item = served.pop(job.name)
             item.answer(
                 Reply(
@@ -110,46 +134,53 @@ class TransformersTeacher:
                 )
             )
 
-        try:
-            generator.run(shared, take, give, seed=first.k)
-        except Exception as error:  # noqa: BLE001 - handed to each who asked: those under way, and those who would ask the same of it
-            with self._lock:
-                failed = [item for item in self._waiting if item.block == first.block]
-                self._waiting = [item for item in self._waiting if item.block != first.block]
-            for item in (*served.values(), *failed):
-                item.answer(error)
+        return take, give
 
     def _load(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
         with self._loading:
             if self._loaded is not None:
                 return self._loaded
-            from workbench.models import cache_dir
-            from workbench.students.generate import Generator
-            from workbench.students.load import load_model, load_tokenizer, prepare_base
-
-            folder = prepare_base(self._source, cache_dir() / "students")
-            tokenizer = load_tokenizer(folder)
-            if tokenizer.chat_template is None:
-                raise TeacherError(
-                    f"{self.model} has no chat template", "take an instruct model", kind="refused", fatal=True
-                )
-            model = load_model(folder)
-            ends = model.generation_config.eos_token_id if model.generation_config else None
-            more = ends if isinstance(ends, list) else [ends]
-            stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
-            self._loaded = tokenizer, Generator(model, frozenset(stops))
+            if self._broken is not None:
+                raise self._broken
+            try:
+                self._loaded = self._load_now()
+            except Exception as error:
+                self._broken = error
+                raise
             return self._loaded
+
+    def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
+        from workbench.models import cache_dir
+        from workbench.students.generate import Generator
+        from workbench.students.load import load_model, load_tokenizer, prepare_base
+
+        folder = prepare_base(self._source, cache_dir() / "students")
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.chat_template is None:
+            raise TeacherError(
+                f"{self.model} has no chat template", "take an instruct model", kind="refused", fatal=True
+            )
+        model = load_model(folder)
+        ends = model.generation_config.eos_token_id if model.generation_config else None
+        more = ends if isinstance(ends, list) else [ends]
+        stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
+        return tokenizer, Generator(model, frozenset(stops))
 
     async def aclose(self) -> None:
         with self._lock:
-            self._waiting = []  # what is under way comes to its end
+            self._waiting = []
+        if self._loaded is not None:
+            self._loaded[1].halted = True
         if self._worker is not None:
             self._worker.cancel()
         self._loaded = None
 
 
 def _tokens(tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...], *, prompt: bool) -> tuple[int, ...]:
-    text = tokenizer.apply_chat_template(
-        [message.model_dump() for message in messages], add_generation_prompt=prompt, tokenize=False
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            [message.model_dump() for message in messages], add_generation_prompt=prompt, tokenize=False
+        )
+    except Exception as error:
+        raise TeacherError(f"the model's chat template refuses: {error}", kind="refused", fatal=True) from error
     return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])
