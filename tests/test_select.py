@@ -69,6 +69,9 @@ def test_near_duplicates_go_in_once(task: Task, tmp_path: Path) -> None:
         "could you put me through to the plumber on the corner", "get the birdsong recorder going"
     }  # fmt: skip
     assert funnel["dropped"] == {"near duplicate": 2}
+    cases = funnel["dropped_cases"]
+    assert isinstance(cases, dict) and len(cases["near duplicate"]) == 2
+    assert all(case["reason"].startswith("too like a row that came before it: ") for case in cases["near duplicate"])
     assert funnel["from the teacher"] == 2
 
 

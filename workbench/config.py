@@ -147,7 +147,7 @@ class Config(Frozen):
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
         "shots": {"mode": "fixed", "fixed_per_group": 1},
-        "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 4.0},
+        "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 5.0},
         "select": {"recombine": 400},
         "train": {"max_minutes": 3.5, "evals": 3},
         "export": {"quants": ["Q8_0", "Q5_0"]},

@@ -36,11 +36,11 @@ STAGES = (
     Stage("examples", 1),
     Stage("shots", 3, ("examples",), ("teacher", "shots")),
     Stage("sample", 4, ("examples", "shots"), ("teacher", "shots", "sample")),
-    Stage("select", 2, ("examples", "sample"), ("select",), ("datasketch",)),
+    Stage("select", 3, ("examples", "sample"), ("select",), ("datasketch",)),
     Stage("train", 2, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 1, ("examples", "train"), ("student", "train"), TRAINING, code=False),
     Stage("export", 1, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
-    Stage("evaluate", 1, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
+    Stage("evaluate", 2, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
 
 

@@ -31,6 +31,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
     art = {entry.stage: Path(entry.path) for entry in lock.stages}
     results = read_json(art["evaluate"] / "results.json")
     funnel = read_json(art["sample"] / "funnel.json")
+    selected = read_json(art["select"] / "funnel.json")
     rows = list(read_jsonl(art["select"] / "rows.jsonl", Row))
     judged = list(read_jsonl(art["sample"] / "candidates.jsonl", Judgement))
     shots = read_json(art["shots"] / "shots.json")
@@ -47,8 +48,8 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         metrics=tuple(results["metrics"]),
         entrants=tuple(_entrant(item) for item in results["entrants"]),
         versus=_versus(results),
-        funnel=_funnel(funnel, read_json(art["select"] / "funnel.json")),
-        rejections=_rejections(judged),
+        funnel=_funnel(funnel, selected),
+        rejections=(*_rejections(judged), *_drops(selected)),
         train_curve=_train_curve(art["train"]),
         dev_curve=_dev_curve(art["train"]),
         quants=_quants(read_json(art["export"] / "export.json")),
@@ -146,6 +147,20 @@ def _rejections(judged: list[Judgement]) -> tuple[m.Rejection, ...]:
             ),
         )
         for (name, outcome), items in sorted(by.items(), key=lambda pair: -len(pair[1]))
+    )
+
+
+def _drops(select: dict[str, Any]) -> tuple[m.Rejection, ...]:
+    """What passed the validators and did not enter the shard, and recombinations that no validator would pass."""
+    proposed = select["rows"] + sum(select["dropped"].values())
+    return tuple(
+        m.Rejection(
+            validator=why,
+            count=count,
+            share=100 * count / proposed,
+            cases=tuple(m.Case(**case) for case in select["dropped_cases"][why]),
+        )
+        for why, count in sorted(select["dropped"].items(), key=lambda pair: -pair[1])
     )
 
 

@@ -60,7 +60,8 @@ class Case(Frozen):
 
 
 class Rejection(Frozen):
-    """What one validator refused. `share` is in percent of all judged candidates; `error` is its own crash."""
+    """What one validator, or a gate on the way into the shard, refused. `share` is in percent of all judged candidates, or
+    of all rows proposed for the shard; `error` is the validator's own crash."""
 
     validator: str
     count: int

@@ -107,7 +107,7 @@ def run(context: Context) -> None:
             evaluation.rows,
             answers,
             file_bytes=file["size_bytes"],
-            seconds=evaluation.timed(path, few_shot=False) if file["chosen"] else None,
+            seconds=evaluation.timed(path, few_shot=False),
             shipped=file["chosen"],
         )
     paired = mcnemar(evaluation.right(export["chosen"]), evaluation.right("teacher"))
@@ -145,7 +145,8 @@ def _base(evaluation: Evaluation) -> None:
         max_tokens=context.config.student.max_tokens,
         context=CONTEXT_TOKENS,
     )
-    evaluation.add("base", "base student, few-shot", rows, answers, file_bytes=path.stat().st_size)
+    seconds = evaluation.timed(path, few_shot=True)
+    evaluation.add("base", "base student, few-shot", rows, answers, file_bytes=path.stat().st_size, seconds=seconds)
 
 
 def _teacher(evaluation: Evaluation) -> None:

@@ -14,6 +14,8 @@ from workbench.stages.context import Context, read_json, read_jsonl, write_json,
 from workbench.stages.sample import Judgement
 from workbench.types import Example, Row, Verdict
 
+CASES = 3  # of each reason for dropping; what the report shows
+
 
 class Proposal(NamedTuple):
     """A row that may enter the shard."""
@@ -42,7 +44,7 @@ def run(context: Context) -> None:
         for item in read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement)
         if item.verdict.outcome == "pass"
     ]
-    dropped: Counter[str] = Counter()
+    dropped = Dropped()
     gate = Gate(context, config.leak, dropped)
     judged = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
     human = [proposal for proposal in judged if _passes(proposal, dropped)]
@@ -66,7 +68,8 @@ def run(context: Context) -> None:
         "from the teacher": len(taught),
         "recombined": len(mixed),
         "rows": len(rows),
-        "dropped": dict(dropped),
+        "dropped": dict(dropped.counts),
+        "dropped_cases": dropped.cases,
     }
     write_json(context.out / "funnel.json", funnel)
     context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
@@ -81,10 +84,24 @@ def _pools(context: Context, stock: Sequence[Example]) -> Pools:
     return pools
 
 
+class Dropped:
+    """How many were dropped for which reason, and the first few of each."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.cases: dict[str, list[dict[str, str]]] = {}
+
+    def add(self, why: str, proposal: Proposal, reason: str) -> None:
+        self.counts[why] += 1
+        cases = self.cases.setdefault(why, [])
+        if len(cases) < CASES:
+            cases.append({"input": text_of(proposal.example), "text": proposal.completion, "reason": reason})
+
+
 class Gate:
     """Keeps out what is too like a dev or test input."""
 
-    def __init__(self, context: Context, threshold: float, dropped: Counter[str]) -> None:
+    def __init__(self, context: Context, threshold: float, dropped: Dropped) -> None:
         self.dropped = dropped
         self.held_out = NearDuplicates(threshold)
         for split in ("dev", "test"):
@@ -97,19 +114,21 @@ class Gate:
             if like is None:
                 yield proposal
             else:
-                self.dropped[f"like a {like.split()[0]} row"] += 1
+                split, row = like.split()
+                self.dropped.add(f"like a {split} row", proposal, f"too like the {split} row {row[:8]}")
 
 
-def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Counter[str]) -> Iterator[Proposal]:
+def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Dropped) -> Iterator[Proposal]:
     """The first of each set of near duplicates."""
     seen = NearDuplicates(threshold)
     for proposal in proposals:
         text = text_of(proposal.example)
-        if seen.like(text) is None:
-            seen.add(proposal.example.id, text)
+        like = seen.like(text)
+        if like is None:
+            seen.add(text, text)
             yield proposal
         else:
-            dropped["near duplicate"] += 1
+            dropped.add("near duplicate", proposal, f"too like a row that came before it: {like}")
 
 
 def _judged(context: Context, example: Example) -> Proposal:
@@ -117,10 +136,11 @@ def _judged(context: Context, example: Example) -> Proposal:
     return Proposal(example, text, judge_cheap(context.task, example, text))
 
 
-def _passes(proposal: Proposal, dropped: Counter[str]) -> bool:
+def _passes(proposal: Proposal, dropped: Dropped) -> bool:
     if proposal.verdict.outcome == "pass":
         return True
-    dropped[f"{proposal.example.source}: {proposal.verdict.checks[-1].validator}"] += 1
+    last = proposal.verdict.checks[-1]
+    dropped.add(f"{proposal.example.source}: {last.validator}", proposal, last.reason)
     return False
 
 
