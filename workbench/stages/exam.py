@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -14,10 +13,6 @@ from workbench.errors import EdgeError
 from workbench.types import Message
 
 Chat = Sequence[Message]
-
-
-SERVERS = 4  # at most
-CHATS_A_SERVER = 8  # for fewer another server is not worth its start
 
 
 class Answer(NamedTuple):
@@ -33,18 +28,10 @@ def user(prompt: str) -> Chat:
 def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int) -> list[Answer]:
     """Greedy answers, in the chats' order. `context` is in tokens, prompt and answer together. Raises EdgeError.
 
-    One request at a time: batching changes the last bits of the logits, and an answer is to be the one a device gives. A
-    small model gains little from a second core: the cores are given a server each, and each server a part of the chats.
+    One request at a time: batching changes the last bits of the logits, and an answer is to be the one a device gives.
     """
-    servers = max(1, min(_cores(runtime), SERVERS, len(chats) // CHATS_A_SERVER))
-
-    def part(turn: int) -> list[Answer]:
-        with _served(gguf, max(1, _cores(runtime) // servers), context) as ask:
-            return [ask(chat, max_tokens) for chat in chats[turn::servers]]
-
-    with ThreadPoolExecutor(servers) as pool:
-        parts = list(pool.map(part, range(servers)))
-    return [parts[place % servers][place // servers] for place in range(len(chats))]
+    with _served(gguf, runtime, context) as ask:
+        return [ask(chat, max_tokens) for chat in chats]
 
 
 def seconds_alone(
@@ -53,7 +40,7 @@ def seconds_alone(
     """Seconds for each chat, one at a time on an idle server. Before each, its partner in `warm` is asked, not timed:
     it brings the shared prefix into the server's cache, as it would be in service. Raises EdgeError."""
     taken = []
-    with _served(gguf, _cores(runtime), context) as ask:
+    with _served(gguf, runtime, context) as ask:
         for chat, before in zip(chats, warm, strict=True):
             ask(before, 1)
             start = monotonic()
@@ -62,17 +49,13 @@ def seconds_alone(
     return taken
 
 
-def _cores(runtime: Runtime) -> int:
-    return runtime.threads or os.cpu_count() or 1
-
-
 @contextmanager
-def _served(gguf: Path, threads: int, context: int) -> Iterator[Callable[[Chat, int], Answer]]:
+def _served(gguf: Path, runtime: Runtime, context: int) -> Iterator[Callable[[Chat, int], Answer]]:
     """The file in llama.cpp's own server with one slot; gives what asks it: (chat, most tokens of the answer) -> answer."""
     from openai import OpenAI, OpenAIError
 
     with (
-        LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=threads) as server,
+        LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=runtime.threads or os.cpu_count() or 1) as server,
         OpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client,
     ):
 

@@ -104,6 +104,7 @@ class Batch:
             return
         self.jobs, self.answers = [self.jobs[line] for line in kept], [self.answers[line] for line in kept]
         if not kept:
+            self.own_B_S = self.own_B_S[:0]
             return
         lines = torch.tensor(kept, device=self.own_B_S.device)
         self.own_B_S, self.last_B_1 = self.own_B_S[lines], self.last_B_1[lines]
