@@ -236,7 +236,7 @@ class _Run:
         total = state.step + steps_that_fit(limit * 60 - elapsed, sum(timed) / len(timed), looks, state.eval_seconds)
         total, planned = min(total, len(self.steps)), state.schedule.total
         if total < planned if not state.fitted else abs(total - planned) > REFIT * planned:
-            self.notes.append(f"{total} of {state.schedule.total} steps fit into {limit:g} minutes")
+            self.notes.append(f"{total} of {len(self.steps)} steps fit into {limit:g} minutes")
             state.schedule = state.schedule.resized(total, at=state.step)
         state.fitted = True
 
