@@ -147,9 +147,9 @@ class Config(Frozen):
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
         "shots": {"mode": "fixed", "fixed_per_group": 1},
-        "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 5.0},
+        "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 2.5},
         "select": {"recombine": 400},
-        "train": {"max_minutes": 3.5, "evals": 3},
+        "train": {"max_minutes": 3.0, "evals": 3},
         "export": {"quants": ["Q8_0", "Q5_0"]},
         "evaluate": {"rows": 30, "base_rows": 10, "timed": 5},
     },

@@ -63,6 +63,7 @@ def run(context: Context) -> None:
 async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     config = context.config.sample
     teacher = build_teacher(context.config.teacher, context.config.runtime)
+    await teacher.prepare()
     limits = Limits(config.max_calls, config.max_tokens, config.max_money, config.max_minutes)
     asker = asker_for(context, teacher, limits)
     mode = _mode(context)

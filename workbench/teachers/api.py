@@ -37,6 +37,9 @@ class OpenAITeacher:
         self._key = key
         self._client = AsyncOpenAI(base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0)
 
+    async def prepare(self) -> None:
+        """Nothing: the server is up or not."""
+
     async def complete(self, request: Request, **own: Any) -> Reply:
         """`own`: fields of the request's body that only this server knows."""
         import openai

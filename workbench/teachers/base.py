@@ -15,6 +15,9 @@ class Teacher(Protocol):
     licence: str
     at_once: int  # requests that it is best kept busy with; 0: no more than `runtime.concurrency`
 
+    async def prepare(self) -> None:
+        """What has to be done once on this machine, before a budget's minutes begin."""
+
     async def complete(self, request: Request) -> Reply: ...
 
     async def aclose(self) -> None: ...

@@ -32,6 +32,9 @@ class EmbeddedTeacher:
         self._http: httpx.AsyncClient | None = None
         self._slots: Slots | None = None
 
+    async def prepare(self) -> None:
+        """Nothing: a GGUF is read as it is."""
+
     async def complete(self, request: Request) -> Reply:
         if self._client is None:
             self._start()

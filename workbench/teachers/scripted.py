@@ -18,6 +18,8 @@ class Scripted:
         self.at_once = 0
         self.history: list[Request] = []
 
+    async def prepare(self) -> None: ...
+
     async def complete(self, request: Request) -> Reply:
         self.history.append(request)
         text = self.script(request)

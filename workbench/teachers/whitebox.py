@@ -66,6 +66,10 @@ class TransformersTeacher:
         self._broken: Exception | None = None  # why it cannot be loaded: found out once
         self._worker: asyncio.Task[None] | None = None
 
+    async def prepare(self) -> None:
+        """Unpack a GGUF: one to two minutes for a model of 1.5 billion, the first time."""
+        await asyncio.to_thread(self._folder)
+
     async def complete(self, request: Request) -> Reply:
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
         item = Waiting(request, loaded[0])
@@ -149,12 +153,17 @@ class TransformersTeacher:
                 raise
             return self._loaded
 
-    def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
+    def _folder(self) -> Path:
         from workbench.models import cache_dir
-        from workbench.students.generate import Generator
-        from workbench.students.load import load_model, load_tokenizer, prepare_base
+        from workbench.students.load import prepare_base
 
-        folder = prepare_base(self._source, cache_dir() / "students")
+        return prepare_base(self._source, cache_dir() / "students")
+
+    def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
+        from workbench.students.generate import Generator
+        from workbench.students.load import load_model, load_tokenizer
+
+        folder = self._folder()
         tokenizer = load_tokenizer(folder)
         if tokenizer.chat_template is None:
             raise TeacherError(
