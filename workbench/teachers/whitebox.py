@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from workbench.students.generate import Generator, Job
 
-FEW = 4  # requests; for fewer a few-shot block is not worth a batch of its own
+FEW = 2  # requests; a few-shot block that is asked for once is read with the others of its batch
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
 
 
