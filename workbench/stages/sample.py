@@ -76,6 +76,8 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
         wishes = await _wishes(context, asker, seeds)
         loop = Loop(context, asker, teller, InputWriter(context.task, seeds))
         stopped = await loop.walk(wishes, judged)
+        if stopped == "enough" and asker.ended:  # it ended while the wishes were made
+            stopped = asker.ended
     except TeacherError as error:
         if error.kind != "budget":
             raise

@@ -32,7 +32,7 @@ async def value_pools(context: Context, asker: Asker, seeds: Sequence[Example], 
         _request(writer.messages(slot, rng), VALUES_A_CALL * TOKENS_A_VALUE, k, "values")
         for k, slot in enumerate(slots)
     ]
-    found = await _ask(asker, requests, writer.read)
+    found = await read_all(asker, requests, writer.read)
     pools = pools_of(context.task.output, [seed.target for seed in seeds])
     known = {slot: {fold(value) for value in values} for slot, values in pools.items()}
     fresh = 0
@@ -64,7 +64,7 @@ async def new_answers(context: Context, asker: Asker, seeds: Sequence[Example], 
     ]
     known = {output.dump(fold(seed.target)) for seed in seeds}
     fresh: dict[str, Any] = {}
-    for answers in await _ask(asker, requests, writer.read):
+    for answers in await read_all(asker, requests, writer.read):
         for answer in answers:
             key = output.dump(fold(answer))
             if key not in known:
@@ -78,8 +78,9 @@ def _request(messages: tuple[Message, ...], max_tokens: int, k: int, purpose: st
     return Request(messages=messages, temperature=1.0, max_tokens=max_tokens, k=k, purpose=purpose)
 
 
-async def _ask(asker: Asker, requests: Sequence[Request], read: Callable[[str], list[T]]) -> list[list[T]]:
-    """What is read of each reply; nothing of one that did not come (it is in the ledger's failures)."""
+async def read_all(asker: Asker, requests: Sequence[Request], read: Callable[[str], list[T]]) -> list[list[T]]:
+    """What is read of each reply; nothing of one that did not come: it is in the ledger's failures, or the asker holds the
+    budget that ended it."""
 
     async def one(request: Request) -> list[T]:
         try:
@@ -87,7 +88,7 @@ async def _ask(asker: Asker, requests: Sequence[Request], read: Callable[[str], 
         except TeacherError as error:
             if error.fatal:
                 raise
-            return []  # where it is the budget, the walk over the wishes says so
+            return []
         return read(reply.text)
 
     return list(await asyncio.gather(*(one(request) for request in requests)))

@@ -1,18 +1,17 @@
 """What to ask of the teacher: answers that want an input, inputs that want an answer."""
 
-import asyncio
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from workbench.errors import DataError, TeacherError
+from workbench.errors import DataError
 from workbench.outputs.base import fold
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
-from workbench.stages.stock import new_answers, value_pools
+from workbench.stages.stock import new_answers, read_all, value_pools
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
 
@@ -64,28 +63,27 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     ]
     field = next(iter(context.task.prompt.input.model_fields))
 
-    async def one(answer: Any, style: str, k: int) -> Wish | None:
-        request = Request(
-            messages=writer.messages(answer, style),
+    def read(reply: str) -> list[Wish]:
+        try:
+            return [
+                Wish(
+                    "forward", example=context.task.example({field: writer.read(reply)}, split="new", source="forward")
+                )
+            ]
+        except ValidationError:  # what was written is no input of the task: one wish less
+            return []
+
+    requests = [
+        Request(
+            messages=writer.messages(answer, writer.style(rng)),
             temperature=config.temperature,
             max_tokens=200,
             k=k,
             purpose="write",
         )
-        try:
-            _, reply = await asker.ask(request)
-        except TeacherError as error:
-            if error.fatal:
-                raise
-            return None  # where it is the budget, the walk over the wishes says so
-        try:
-            example = context.task.example({field: writer.read(reply.text)}, split="new", source="forward")
-        except ValidationError:  # what was written is no input of the task: one wish less
-            return None
-        return Wish("forward", example=example)
-
-    made = await asyncio.gather(*(one(answer, writer.style(rng), k) for k, answer in enumerate(targets)))
-    return [wish for wish in made if wish is not None]
+        for k, answer in enumerate(targets)
+    ]
+    return [wish for wishes in await read_all(asker, requests, read) for wish in wishes]
 
 
 async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:

@@ -71,6 +71,7 @@ class Asker:
         self.ledger = ledger
         self.limits = limits or Limits()
         self.spent = Spent()
+        self.ended = ""  # the budget that refused a request, in words; empty while none did
         self.attempts = attempts
         self.price = price  # per million tokens read and written
         self._gate = asyncio.Semaphore(concurrency)
@@ -113,6 +114,7 @@ class Asker:
     def check_budget(self) -> None:
         reached = self.spent.over(self.limits)
         if reached:
+            self.ended = reached
             raise TeacherError(reached, "raise sample.max_calls, max_tokens, max_money or max_minutes", kind="budget")
 
     def _patience(self) -> float | None:
