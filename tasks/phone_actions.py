@@ -134,7 +134,7 @@ def phone_actions() -> Task:
             equivalent(),
             round_trip(when=lambda calls: not calls),
         ],
-        sources=("seed", "recombine", "inverse"),
+        sources=("seed", "recombine", "corpus", "inverse"),
         styles=("short, a few words", "lower case, no punctuation", "polite, whole sentence", "casual, with slang",
                 "with a typing error", "rambling, with a reason before the wish", "indirect"),
         probes=[

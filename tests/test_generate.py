@@ -1,6 +1,7 @@
 """Answers in batches that share a prefix are the answers that the model gives alone."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ from workbench.types import Message, Request
 STOP = frozenset({2})
 SHARED = "The capital of France is Paris, the capital of Spain is"
 ENDS = (" Madrid. The capital of Italy is", " Madrid, and that of Austria", "?", " not Lisbon. A city in Peru is")
+
+
+@pytest.fixture(autouse=True)
+def attention_put_back(model: LlamaForCausalLM) -> Iterator[None]:
+    before = model.config._attn_implementation
+    yield
+    model.set_attn_implementation(before)
 
 
 @pytest.fixture(scope="module")
@@ -48,36 +56,41 @@ def alone(model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]]) -
 def test_a_batch_gives_what_each_prompt_gives_alone(
     model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]], alone: list[list[int]], cut: int | None
 ) -> None:
-    before = model.config._attn_implementation
     generator = Generator(model, STOP)
     shared = prompts[0] if cut is None else cut
-    first = generator.generate([Job(ids, 10) for ids in prompts[1]], shared)
-    again = generator.generate([Job(ids, 10) for ids in reversed(prompts[1])], prompts[0])  # grown from what was kept
-    model.set_attn_implementation(before)
+    first = generator.generate([Job(ids, 10, shared=shared) for ids in prompts[1]])
+    again = generator.generate(
+        [Job(ids, 10, shared=prompts[0]) for ids in reversed(prompts[1])]
+    )  # grown from what was kept
     assert first == alone
     assert again == alone[::-1]
+
+
+def test_rows_of_different_prefixes_stand_in_one_batch(
+    model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]], alone: list[list[int]]
+) -> None:
+    shares = (prompts[0], 0, 3, prompts[0])
+    jobs = [Job(ids, 10, shared=shared) for ids, shared in zip(prompts[1], shares, strict=True)]
+    assert Generator(model, STOP).generate(jobs) == alone
 
 
 def test_rows_end_at_their_own_length_and_the_others_go_on(
     model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]], alone: list[list[int]]
 ) -> None:
-    before = model.config._attn_implementation
-    jobs = [Job(ids, length) for ids, length in zip(prompts[1], (1, 10, 2, 3), strict=True)]
-    found = Generator(model, STOP).generate(jobs, prompts[0])
-    model.set_attn_implementation(before)
-    assert found == [words[:length] for words, length in zip(alone, (1, 10, 2, 3), strict=True)]
+    lengths = (1, 10, 2, 3)
+    jobs = [Job(ids, length, shared=prompts[0]) for ids, length in zip(prompts[1], lengths, strict=True)]
+    found = Generator(model, STOP).generate(jobs)
+    assert found == [words[:length] for words, length in zip(alone, lengths, strict=True)]
 
 
 def test_drawing_is_repeatable_and_follows_the_seed(
     model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]]
 ) -> None:
-    before = model.config._attn_implementation
     generator = Generator(model, STOP)
-    jobs = [Job(prompts[1][0], 8, temperature=1.5)] * 3
-    one, same, other = (generator.generate(jobs, prompts[0], seed) for seed in (1, 1, 2))
-    narrow = generator.generate([Job(prompts[1][0], 8, temperature=1.5, top_p=0.01)], prompts[0], seed=1)
-    greedy = generator.generate([Job(prompts[1][0], 8)], prompts[0], seed=1)
-    model.set_attn_implementation(before)
+    warm = Job(prompts[1][0], 8, temperature=1.5, shared=prompts[0])
+    one, same, other = (generator.generate([warm] * 3, seed) for seed in (1, 1, 2))
+    narrow = generator.generate([warm._replace(top_p=0.01)], seed=1)
+    greedy = generator.generate([warm._replace(temperature=0.0)], seed=1)
     assert one == same != other
     assert len({tuple(row) for row in one}) > 1
     assert narrow == greedy
@@ -132,12 +145,11 @@ def test_a_transformers_teacher_answers_many_at_once(smollm2: Path) -> None:
 def test_a_halted_run_returns_and_lines_are_refilled(
     model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = model.config._attn_implementation
     generator = Generator(model, STOP)
     monkeypatch.setattr(generate, "LINES", 2)
     monkeypatch.setattr(generate, "ADMIT", 1)
     shared, ids = prompts
-    left = [Job(ids[turn % 4], 2 + turn % 3, name=turn) for turn in range(7)]
+    left = [Job(ids[turn % 4], 2 + turn % 3, name=turn, shared=shared) for turn in range(7)]
     given: list[int] = []
     asked: list[int] = []
 
@@ -150,7 +162,6 @@ def test_a_halted_run_returns_and_lines_are_refilled(
         given.append(job.name)
         generator.halted = len(given) == 5
 
-    generator.run(ids[0][:shared], take, give)
-    model.set_attn_implementation(before)
+    generator.run(take, give)
     assert len(given) == 5 and len(left) < 3, "five answered, then halted with some under way"
     assert max(asked) <= 2 and len(asked) > 3, "a line that is free is filled again"

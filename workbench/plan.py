@@ -71,5 +71,5 @@ def code_digest(task: Task) -> str:
     """Of the task's file, its data and the validators it was declared with. That data is missing is told where it is read."""
     modules = {type(validator).__module__ for validator in task.validators}
     files = [Path(str(import_module(name).__file__)) for name in modules if not name.startswith("workbench_task_")]
-    data = [*(task.data.root / name for name in task.data.files.values()), *([task.corpus] if task.corpus else [])]
+    data = [task.data.root / name for name in (*task.data.files.values(), task.data.corpus)]
     return tree_digest([task.file, *(path for path in data if path.is_file()), *files])

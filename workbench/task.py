@@ -52,13 +52,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Data:
-    """Three JSONL files in one folder. `read` turns a raw row into `{"input": ..., "target": ...}` (default: as it is)."""
+    """Three JSONL files in one folder; a fourth, `corpus`, for tasks with that source: inputs without a target.
+
+    `read` turns a raw row into `{"input": ..., "target": ...}` (default: as it is).
+    """
 
     root: Path
     read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
     files: Mapping[Split, str] = field(
         default_factory=lambda: {"seed": "seeds.jsonl", "dev": "dev.jsonl", "test": "test.jsonl"}
     )
+    corpus: str = "corpus.jsonl"
 
     @classmethod
     def folder(cls, path: str | Path, read: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> "Data":
@@ -123,7 +127,6 @@ class Task:
     sources: Sequence[Source] = ("seed", "recombine", "inverse")
     probes: Sequence[Probe] = ()
     styles: Sequence[str] = ()
-    corpus: Path | None = None
     name: str = ""
     title: str = ""
     version: int = 1
@@ -152,21 +155,34 @@ class Task:
 
     def examples(self, split: Split) -> list[Example]:
         """The human rows of one split. Raises DataError with file and row."""
-        path = self.data.root / self.data.files[split]
+
+        def made(row: dict[str, Any]) -> Example:
+            if row["target"] is None:
+                raise TypeError("'target' is null")
+            return self.example(row["input"], split=split, target=row["target"])
+
+        return self._read(self.data.files[split], made, "`input` and `target`")
+
+    def corpus(self) -> list[Example]:
+        """The author's own inputs that nobody has answered. Raises DataError with file and row."""
+        return self._read(
+            self.data.corpus, lambda row: self.example(row["input"], split="new", source="corpus"), "`input`"
+        )
+
+    def _read(self, name: str, made: Callable[[dict[str, Any]], Example], holds: str) -> list[Example]:
+        """One example a line, the first of those that are the same."""
+        path = self.data.root / name
         rows: dict[str, Example] = {}
         for number, raw in _jsonl(path):
             try:
-                row = self.data.read(raw) if self.data.read else raw
-                if row["target"] is None:
-                    raise TypeError("'target' is null")
-                example = self.example(row["input"], split=split, target=row["target"])
+                example = made(self.data.read(raw) if self.data.read else raw)
             except (ValueError, LookupError, TypeError, AttributeError) as error:  # the author's `read` may stumble too
                 raise DataError(
                     f"{path}, row {number}: {_short(error)}", "mend the row, or the schema in the task file"
                 ) from None
             rows.setdefault(example.id, example)
         if not rows:
-            raise DataError(f"{path} holds no rows", "each line is one JSON object with `input` and `target`")
+            raise DataError(f"{path} holds no rows", f"each line is one JSON object with {holds}")
         return list(rows.values())
 
 
@@ -195,7 +211,10 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(f"{path} is missing", "a task needs seeds.jsonl, dev.jsonl and test.jsonl") from None
+        raise DataError(
+            f"{path} is missing",
+            "a task needs seeds.jsonl, dev.jsonl and test.jsonl, and corpus.jsonl for the source `corpus`",
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}", "save the file as UTF-8") from None
     for number, line in enumerate(text.split("\n"), 1):  # splitlines also splits at U+2028, which JSON text may hold

@@ -11,6 +11,8 @@ Dear validators ask a teacher and are not tried here.
 
 import random
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -73,7 +75,8 @@ class Trial(Frozen):
 def try_task(task: Task) -> Trial:
     """Try the data, the probes and the cheap validators of a task. Raises nothing that is a fault of theirs."""
     problems: list[Problem] = []
-    rows = {split: _rows(task, split, problems) for split in SPLITS}
+    rows = {split: _read(partial(task.examples, split), split, problems) for split in SPLITS}
+    unlabelled = _read(lambda: task.corpus() if "corpus" in task.sources else [], "corpus", problems)
     problems += _in_two_splits(rows)
     good = [row for split in SPLITS for row in rows[split] if _target_passes(task, row, problems) and split in MUTATED]
     for number, probe in enumerate(task.probes, 1):
@@ -82,7 +85,7 @@ def try_task(task: Task) -> Trial:
     lines, needs_target = _mutation(task, good, problems)
     return Trial(
         task=task.name,
-        rows={split: len(found) for split, found in rows.items()},
+        rows={split: len(found) for split, found in rows.items()} | ({"corpus": len(unlabelled)} if unlabelled else {}),
         probes=len(task.probes),
         problems=tuple(problems),
         validators=tuple(validator.name for validator in task.cheap),
@@ -92,12 +95,12 @@ def try_task(task: Task) -> Trial:
     )
 
 
-def _rows(task: Task, split: Split, problems: list[Problem]) -> list[Example]:
+def _read(rows: Callable[[], list[Example]], where: str, problems: list[Problem]) -> list[Example]:
     try:
-        return task.examples(split)
+        return rows()
     except DataError as error:
         reason = f"{error}; {error.hint}" if error.hint else str(error)
-        problems.append(Problem(where=split, input="", validator="data", outcome="fail", reason=reason))
+        problems.append(Problem(where=where, input="", validator="data", outcome="fail", reason=reason))
         return []
 
 

@@ -21,7 +21,7 @@ def estimated(task: Task, config: Config) -> list[str]:
     seeds, dev, test = task.examples("seed"), task.examples("dev")[:10], task.examples("test")
     sample, sources = config.sample, set(task.sources)
     inverse, forward = (sample.inverse if "inverse" in sources else 0, sample.forward if "forward" in sources else 0)
-    corpus = _lines(task) if "corpus" in sources else 0
+    corpus = len(task.corpus()) if "corpus" in sources else 0
     modes = tried(config.shots)
     labelers = [Labeler(task, seeds, mode, config.shots) for mode in modes]
     label = max(_chars([labeler.messages(row) for row in dev]) for labeler in labelers)
@@ -69,10 +69,3 @@ def estimated(task: Task, config: Config) -> list[str]:
 def _chars(chats: Sequence[Sequence[Message]]) -> float:
     """The mean length of a chat, 0 for none."""
     return sum(len(message.content) for chat in chats for message in chat) / max(1, len(chats))
-
-
-def _lines(task: Task) -> int:
-    if task.corpus is None or not task.corpus.is_file():
-        return 0  # told by the run
-    with task.corpus.open("rb") as handle:
-        return sum(1 for _ in handle)

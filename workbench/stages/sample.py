@@ -25,7 +25,7 @@ from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Candidate, Check, Example, Frozen, Request, Verdict
 
-ROUND = 64  # wishes; what is written and still waits for its second look when the budget ends is lost
+ROUND = 128  # wishes
 
 
 class Judgement(Frozen):
@@ -39,14 +39,14 @@ class Judgement(Frozen):
 
 @dataclass
 class Teller:
-    """The teacher as dear validators see it."""
+    """The teacher as dear validators see it. What is written when the minutes are up is still judged."""
 
     asker: Asker
     labeler: Labeler
     context: Context
 
     async def label(self, example: Example, k: int) -> str:
-        _, reply = await self.asker.ask(label_request(self.labeler, example, self.context.config, k))
+        _, reply = await self.asker.ask(label_request(self.labeler, example, self.context.config, k), late=True)
         return reply.text
 
 

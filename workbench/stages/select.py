@@ -8,9 +8,10 @@ from workbench.duplicates import NearDuplicates
 from workbench.errors import DataError
 from workbench.judge import judge_cheap
 from workbench.scoring import shuffled
-from workbench.sources.recombine import main_field, recombine
+from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
+from workbench.stages.gate import held_out, text_of
 from workbench.stages.sample import Judgement
 from workbench.types import Example, Row, Verdict
 
@@ -103,10 +104,7 @@ class Gate:
 
     def __init__(self, context: Context, threshold: float, dropped: Dropped) -> None:
         self.dropped = dropped
-        self.held_out = NearDuplicates(threshold)
-        for split in ("dev", "test"):
-            for example in context.examples(split):
-                self.held_out.add(f"{split} {example.id}", text_of(example))
+        self.held_out = held_out(context, threshold)
 
     def let_in(self, proposals: Sequence[Proposal]) -> Iterator[Proposal]:
         for proposal in proposals:
@@ -161,7 +159,3 @@ def _row(context: Context, proposal: Proposal) -> Row:
         licence=proposal.licence,
         verdict=proposal.verdict,
     )
-
-
-def text_of(example: Example) -> str:
-    return str(example.input[main_field(example.input)])

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from workbench.errors import DataError
 from workbench.outputs.base import fold
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
+from workbench.stages.gate import held_out, text_of
 from workbench.stages.stock import new_answers, read_all, value_pools
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
 
 JOINED = 0.1  # share of the answers that two are joined to
+TOO_LIKE = 0.8  # a held-out input, by Jaccard similarity, to be shown to a teacher
 
 
 class Wish(NamedTuple):
@@ -87,17 +88,13 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
 
 
 async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
-    """The user's own inputs, one JSON object a line in the file that the task's `corpus` names."""
-    import json
-
-    path = context.task.corpus
-    if path is None or not path.is_file():
-        raise DataError(f"the task names the source `corpus`, but its file is {path}", "set Task(corpus=Path(...))")
-    wishes = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            example = context.task.example(json.loads(line), split="new", source="corpus")
-        except ValueError as error:
-            raise DataError(f"{path}, row {number}: {error}", "each line is one input of the task as JSON") from None
-        wishes.append(Wish("corpus", example=example))
+    """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher;
+    in random order, so that a budget that ends early leaves no kind out."""
+    gate = held_out(context, TOO_LIKE)
+    known = {seed.id for seed in seeds}
+    found = [row for row in context.task.corpus() if row.id not in known]
+    wishes = [Wish("corpus", example=row) for row in found if gate.like(text_of(row)) is None]
+    if len(wishes) < len(found):
+        context.say(f"sample: {len(found) - len(wishes)} inputs of the corpus are too like a dev or test row")
+    random.Random(context.config.sample.seed).shuffle(wishes)
     return wishes

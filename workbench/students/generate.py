@@ -1,25 +1,21 @@
 """Many answers at once from a transformers model whose prompts begin alike, as few-shot prompts do.
 
-The keys and values of what the prompts share are computed once and kept once, for all rows of a batch: attention is one product
-with the shared part and one with each row's own, under one softmax (Hydragen, Juravsky et al. 2024). On a CPU with bf16 tiles
-(AMX) this reads and writes several times as many tokens a second as llama.cpp does, at the price of unpacked weights in memory.
+What a prompt shares with others is read once and kept (`attention`). On a CPU with bf16 tiles (AMX) this reads and writes
+several times as many tokens a second as llama.cpp does, at the price of unpacked weights in memory.
 
-Shapes: B rows, T new tokens of a row, P shared tokens, S a row's own tokens so far (T included), K key heads, G query heads a
-key head, D size of a head, V vocabulary.
+Shapes: B rows, T new tokens of a row, S a row's own tokens so far (T included), V vocabulary.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from workbench.errors import StudentError
+from workbench.students.attention import NAME, Prefix, looking_at
 
-NAME = "workbench_shared_prefix"
 PREFIXES = 48  # kept; one is 28 KiB a token for a model of 1.5 billion
 TOP_K = 40  # of the vocabulary are drawn from, as llama.cpp's server does unasked
 LINES = 128  # of a batch
@@ -30,28 +26,24 @@ HELD = 65_536  # tokens of a batch, without the shared ones; more are not admitt
 
 
 class Job(NamedTuple):
-    """One prompt in tokens, and how to go on from it. `top_p` has no effect at temperature 0; `name` is the caller's own."""
+    """One prompt in tokens, and how to go on from it. `top_p` has no effect at temperature 0; `name` is the caller's own.
+
+    `shared`: how many of the first tokens other jobs begin with too, so that they are worth keeping; not all of them.
+    """
 
     ids: tuple[int, ...]
     max_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     name: int = 0
-
-
-class Prefix(NamedTuple):
-    """Tokens, and their keys and values: a pair (K, P, D) a layer."""
-
-    ids: tuple[int, ...]
-    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-
-    def cut(self, length: int) -> "Prefix":
-        return Prefix(self.ids[:length], tuple((k[:, :length], v[:, :length]) for k, v in self.layers))
+    shared: int = 0
 
 
 class Read(NamedTuple):
-    """Rows whose prompts are read: their keys and values, which places are their own (B, S), their first new token (B,)."""
+    """Rows whose prompts are read: their prefixes, their own keys and values, which places are their own (B, S), and their
+    first new token (B,)."""
 
+    prefixes: list[Prefix]
     cache: DynamicCache
     own_B_S: torch.Tensor
     chosen_B: torch.Tensor
@@ -63,6 +55,7 @@ class Batch:
     def __init__(self) -> None:
         self.jobs: list[Job] = []
         self.answers: list[list[int]] = []
+        self.prefixes: list[Prefix] = []
         self.cache = DynamicCache()
         self.own_B_S = torch.zeros(0, 0, dtype=torch.bool)
         self.last_B_1 = torch.zeros(0, 1, dtype=torch.long)
@@ -78,6 +71,7 @@ class Batch:
                 mine.values = torch.cat([_widened(mine.values, places, 2), _widened(theirs.values, places, 2)])
             self.last_B_1 = torch.cat([self.last_B_1, read.chosen_B[:, None]])
         self.jobs += jobs
+        self.prefixes += read.prefixes
         self.answers += [[] for _ in jobs]
         self._note(range(len(self.jobs) - len(jobs), len(self.jobs)))
 
@@ -103,6 +97,7 @@ class Batch:
         if len(kept) == len(self.jobs):
             return
         self.jobs, self.answers = [self.jobs[line] for line in kept], [self.answers[line] for line in kept]
+        self.prefixes = [self.prefixes[line] for line in kept]
         if not kept:
             self.own_B_S = self.own_B_S[:0]
             return
@@ -133,17 +128,6 @@ def _widened(tensor: torch.Tensor, places: int, dim: int) -> torch.Tensor:
     return torch.cat([tensor.new_zeros(shape), tensor], dim)
 
 
-@dataclass
-class _Pass:
-    """What the attention of one forward pass looks at."""
-
-    prefix: Prefix
-    mask_B_T_S: torch.Tensor  # True where a row's own token may be looked at
-
-
-_PASS: ContextVar[_Pass] = ContextVar("pass")  # transformers hands nothing of ours down to its attention
-
-
 class Generator:
     """Raises StudentError for a model whose layers do not all look at the whole text."""
 
@@ -154,7 +138,6 @@ class Generator:
                 f"{model.config.model_type} does not look at the whole text in each layer",
                 "serve it with llama.cpp or any OpenAI-compatible server, and name that as the teacher",
             )
-        AttentionInterface.register(NAME, _attend)
         model.set_attn_implementation(NAME)
         self.model = model
         self.model.train(False)
@@ -162,8 +145,8 @@ class Generator:
         self.halted = False  # set by another thread: `run` returns after the step it is in
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
-    def generate(self, jobs: Sequence[Job], shared: int, seed: int = 0) -> list[list[int]]:
-        """The tokens that follow each prompt, without the stop. `shared`: how many tokens the prompts have in common."""
+    def generate(self, jobs: Sequence[Job], seed: int = 0) -> list[list[int]]:
+        """The tokens that follow each prompt, without the stop."""
         left = [job._replace(name=place) for place, job in enumerate(jobs)]
         found: dict[int, list[int]] = {}
 
@@ -171,37 +154,31 @@ class Generator:
             taken, left[:] = left[:count], left[count:]
             return taken
 
-        self.run(jobs[0].ids[:shared], take, lambda job, tokens: found.update({job.name: tokens}), seed)
+        self.run(take, lambda job, tokens: found.update({job.name: tokens}), seed)
         return [found[place] for place in range(len(jobs))]
 
     @torch.inference_mode()
-    def run(
-        self,
-        shared: tuple[int, ...],
-        take: Callable[[int], Sequence[Job]],
-        give: Callable[[Job, list[int]], None],
-        seed: int = 0,
-    ) -> None:
-        """Answer jobs whose prompts begin with `shared` until `take(count)`, which gives `count` of them at most, gives none
-        and all are answered. A finished answer goes to `give` at once, and its line in the batch to the next job."""
-        prefix = self._prefix(shared)
+    def run(self, take: Callable[[int], Sequence[Job]], give: Callable[[Job, list[int]], None], seed: int = 0) -> None:
+        """Answer jobs until `take(count)`, which gives `count` of them at most, gives none and all are answered. A finished
+        answer goes to `give` at once, and its line in the batch to the next job."""
         draw = torch.Generator(self.model.device).manual_seed(seed)
         batch = Batch()
         while not self.halted:
             free = LINES - len(batch.jobs) if batch.own_B_S.numel() < HELD else 0
             new = take(min(free, READ_AT_ONCE)) if free >= ADMIT or not batch.jobs else []
-            for part in _parts(new, len(prefix.ids)):
-                batch.admit(part, self._read(prefix, part, draw))
+            for part in _parts(new):
+                batch.admit(part, self._read(part, draw))
             if not batch.jobs:
                 return
             batch.release(self.stops, give)
             if batch.jobs:
-                logits_B_V = self._forward(prefix, batch.cache, batch.last_B_1, batch.grown())
+                logits_B_V = self._forward(batch.prefixes, batch.cache, batch.last_B_1, batch.grown())
                 batch.extend(_choose(logits_B_V, batch.jobs, draw))
 
-    def _read(self, prefix: Prefix, jobs: Sequence[Job], draw: torch.Generator) -> "Read":
+    def _read(self, jobs: Sequence[Job], draw: torch.Generator) -> "Read":
         """The rows' own part of their prompts, and the first token of their answers."""
-        rests = [torch.tensor(job.ids[len(prefix.ids) :]) for job in jobs]
+        prefixes = [self._prefix(job.ids[: job.shared]) for job in jobs]
+        rests = [torch.tensor(job.ids[job.shared :]) for job in jobs]
         longest = max(len(rest) for rest in rests)
         ids_B_T = torch.zeros(len(jobs), longest, dtype=torch.long)
         own_B_S = torch.zeros(len(jobs), longest, dtype=torch.bool)  # padding stands between the prefix and a row's own
@@ -210,8 +187,8 @@ class Generator:
             own_B_S[row, longest - len(rest) :] = True
         ids_B_T, own_B_S = ids_B_T.to(self.model.device), own_B_S.to(self.model.device)
         cache = DynamicCache()
-        logits_B_V = self._forward(prefix, cache, ids_B_T, own_B_S)
-        return Read(cache, own_B_S, _choose(logits_B_V, jobs, draw))
+        logits_B_V = self._forward(prefixes, cache, ids_B_T, own_B_S)
+        return Read(prefixes, cache, own_B_S, _choose(logits_B_V, jobs, draw))
 
     def _prefix(self, ids: tuple[int, ...]) -> Prefix:
         """From what is kept, or from the kept one that begins most like it."""
@@ -221,7 +198,7 @@ class Generator:
             cache = DynamicCache()
             rest = torch.tensor([ids[len(known.ids) :]], device=self.model.device)
             if rest.shape[1]:
-                self._forward(known, cache, rest, torch.ones_like(rest, dtype=torch.bool))
+                self._forward([known], cache, rest, torch.ones_like(rest, dtype=torch.bool))
                 layers = [(layer.keys[0], layer.values[0]) for layer in _layers(cache)]
                 if known.layers:
                     layers = [
@@ -236,15 +213,15 @@ class Generator:
         return self._prefixes[ids]
 
     def _forward(
-        self, prefix: Prefix, cache: DynamicCache, ids_B_T: torch.Tensor, own_B_S: torch.Tensor
+        self, prefixes: Sequence[Prefix], cache: DynamicCache, ids_B_T: torch.Tensor, own_B_S: torch.Tensor
     ) -> torch.Tensor:
-        """Logits (B, V) after the last of the new tokens."""
+        """Logits (B, V) after the last of the new tokens; a prefix a row."""
         new, total = ids_B_T.shape[1], own_B_S.shape[1]
         before_T_S = torch.ones(new, total, dtype=torch.bool, device=ids_B_T.device).tril(total - new)
         mask_B_T_S = own_B_S[:, None] & before_T_S
-        places_B_S = len(prefix.ids) + (own_B_S.cumsum(1) - 1).clamp(min=0)
-        looked_at = _PASS.set(_Pass(prefix, mask_B_T_S))
-        try:
+        before_B_1 = torch.tensor([[len(prefix.ids)] for prefix in prefixes], device=ids_B_T.device)
+        places_B_S = before_B_1 + (own_B_S.cumsum(1) - 1).clamp(min=0)
+        with looking_at(prefixes, mask_B_T_S):
             out: Any = self.model(
                 input_ids=ids_B_T,
                 position_ids=places_B_S[:, -new:],
@@ -253,56 +230,21 @@ class Generator:
                 use_cache=True,
                 logits_to_keep=1,
             )
-        finally:
-            _PASS.reset(looked_at)
         logits_B_V: torch.Tensor = out.logits[:, -1].float()
         return logits_B_V
 
 
-def _attend(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' attention seam: query (B, K*G, T, D), key and value (B, K, S, D); gives (B, T, K*G, D)."""
-    looked_at = _PASS.get()
-    prefix = looked_at.prefix
-    rows, heads, new, size = query.shape
-    keys = key.shape[1]
-    query_B_K_GT_D = (query * scaling).reshape(rows, keys, heads // keys * new, size)
-    scores = query_B_K_GT_D @ key.transpose(-1, -2)  # (B, K, GT, S)
-    mask_B_1_GT_S = looked_at.mask_B_T_S.repeat(1, heads // keys, 1)[:, None]
-    # a padded place looks at nothing of its own: a low score, not -inf, keeps its row of the softmax a number
-    scores = scores.float().masked_fill(~mask_B_1_GT_S, -1e9)
-    if not prefix.ids:
-        mixed = scores.softmax(-1).to(query.dtype) @ value
-    else:
-        key_K_P_D, value_K_P_D = prefix.layers[int(module.layer_idx)]  # type: ignore[arg-type]
-        query_K_BGT_D = query_B_K_GT_D.transpose(0, 1).reshape(keys, -1, size)
-        shared = (query_K_BGT_D @ key_K_P_D.transpose(-1, -2)).float()
-        shared = shared.view(keys, rows, -1, shared.shape[-1]).transpose(0, 1)  # (B, K, GT, P)
-        weights = torch.cat([shared, scores], -1).softmax(-1).to(query.dtype)
-        shared, own = torch.split(weights, [key_K_P_D.shape[1], scores.shape[-1]], -1)
-        from_shared = shared.transpose(0, 1).reshape(keys, -1, shared.shape[-1]) @ value_K_P_D
-        mixed = from_shared.view(keys, rows, -1, size).transpose(0, 1) + own @ value
-    return mixed.reshape(rows, heads, new, size).transpose(1, 2).contiguous(), None
-
-
-def _parts(jobs: Sequence[Job], shared: int) -> list[list[Job]]:
+def _parts(jobs: Sequence[Job]) -> list[list[Job]]:
     """In turn, as many as may be read in one pass; one at least."""
     parts: list[list[Job]] = []
-    longest = 0
+    own = shared = 0
     for job in jobs:
-        longest = max(longest, len(job.ids) - shared)
-        if parts and (len(parts[-1]) + 1) * longest * (longest + shared) <= SCORES:
+        own, shared = max(own, len(job.ids) - job.shared), max(shared, job.shared)
+        if parts and (len(parts[-1]) + 1) * own * (own + shared) <= SCORES:
             parts[-1].append(job)
         else:
             parts.append([job])
-            longest = len(job.ids) - shared
+            own, shared = len(job.ids) - job.shared, job.shared
     return parts
 
 

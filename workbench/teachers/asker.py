@@ -41,15 +41,16 @@ class Spent:
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
 
-    def over(self, limits: Limits) -> str:
-        """Which limit is passed, in words; empty while none is. `calls` holds the one that asks, so it may reach its limit."""
+    def over(self, limits: Limits, *, late: bool = False) -> str:
+        """Which limit is passed, in words; empty while none is. `calls` holds the one that asks, so it may reach its limit;
+        `late`: the minutes do not matter."""
         if self.calls > limits.calls:
             return f"the budget of {limits.calls} calls is spent"
         if self.tokens >= limits.tokens:
             return f"the budget of {limits.tokens} tokens is spent"
         if self.money > 0 and self.money >= limits.money:
             return f"the budget of {limits.money:g} in money is spent"
-        if time.monotonic() - self.started >= limits.minutes * 60:
+        if not late and time.monotonic() - self.started >= limits.minutes * 60:
             return f"the budget of {limits.minutes:g} minutes is spent"
         return ""
 
@@ -77,18 +78,22 @@ class Asker:
         self._gate = asyncio.Semaphore(concurrency)
         self._dead_after = max(DEAD_AFTER, 3 * concurrency)
         self._counted: set[str] = set()
+        self._late: set[str] = set()
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failures_in_a_row = 0
 
-    async def ask(self, request: Request) -> tuple[str, Reply]:
-        """The ledger key of the call, and the reply."""
+    async def ask(self, request: Request, *, late: bool = False) -> tuple[str, Reply]:
+        """The ledger key of the call, and the reply. `late`: it may come after the minutes are up, for work that was done
+        before would be lost without it."""
         key = self.ledger.key(self.teacher.model, request)
+        if late:
+            self._late.add(key)
         if key in self._counted:
             return key, await self._answer(key, request)
         self._counted.add(key)
         self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
         try:
-            self.check_budget()
+            self.check_budget(key)
             reply = await self._answer(key, request)
         except BaseException:
             self._counted.discard(key)
@@ -111,16 +116,16 @@ class Asker:
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
         return await asyncio.shield(task)
 
-    def check_budget(self) -> None:
-        reached = self.spent.over(self.limits)
+    def check_budget(self, key: str) -> None:
+        reached = self.spent.over(self.limits, late=key in self._late)
         if reached:
             self.ended = reached
             raise TeacherError(reached, "raise sample.max_calls, max_tokens, max_money or max_minutes", kind="budget")
 
-    def _patience(self) -> float | None:
+    def _patience(self, key: str) -> float | None:
         """Seconds until the minutes are up, for a teacher in this process: it takes all requests at once, and what it drops
         is not paid for. What is under way at an API is waited for."""
-        if not self.teacher.at_once:
+        if not self.teacher.at_once or key in self._late:
             return None
         return max(0.0, self.limits.minutes * 60 - (time.monotonic() - self.spent.started))
 
@@ -144,7 +149,7 @@ class Asker:
             return isinstance(error, TeacherError) and error.kind in RETRIED and not error.fatal
 
         async with self._gate:
-            self.check_budget()
+            self.check_budget(key)
             try:
                 async for attempt in AsyncRetrying(
                     stop=stop_after_attempt(self.attempts),
@@ -162,10 +167,10 @@ class Asker:
 
     async def _once(self, key: str, request: Request) -> Reply:
         try:
-            async with asyncio.timeout(self._patience()):
+            async with asyncio.timeout(self._patience(key)):
                 reply = await self.teacher.complete(request)
         except TimeoutError:
-            self.check_budget()
+            self.check_budget(key)
             raise
         except TeacherError as error:
             self.ledger.fail(key, self.teacher.model, request, error.kind, str(error))

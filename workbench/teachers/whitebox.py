@@ -1,13 +1,14 @@
 """A transformers model in this process as a teacher: a hub id, a folder, or a GGUF unpacked.
 
-Requests that are under way at the same time and begin alike are answered in one batch (`students.generate`). No constrained
-decoding: the validators see to the form.
+Requests that are under way at the same time are answered in one batch, and what some of them begin with is read once
+(`students.generate`). No constrained decoding: the validators see to the form.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from workbench.students.generate import Generator, Job
 
-FEW = 2  # requests; a few-shot block that is asked for once is read with the others of its batch
+FEW = 2  # requests with the same few-shot block that make it worth keeping
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
 
 
@@ -33,9 +34,15 @@ class Waiting:
         self.k = request.k
         ids = _tokens(tokenizer, request.messages, prompt=True)
         self.job = Job(ids, request.max_tokens, request.temperature, request.top_p, name=id(self))
+        self._of_block, self._of_first = (_begun(ids, head, tokenizer) for head in (self.block, self.block[:1]))
         self.started = time.monotonic()
         self.loop = asyncio.get_running_loop()
         self.reply: asyncio.Future[Reply] = self.loop.create_future()
+
+    def taken(self, *, shares_block: bool) -> "Job":
+        """Its job; with its few-shot block to be kept for others, or the first message alone."""
+        self.job = self.job._replace(shared=self._of_block if shares_block else self._of_first)
+        return self.job
 
     def answer(self, reply: Reply | Exception) -> None:
         """From the worker's thread."""
@@ -61,6 +68,7 @@ class TransformersTeacher:
         self._source = source
         self._loaded: tuple[PreTrainedTokenizerBase, Generator] | None = None
         self._waiting: list[Waiting] = []
+        self._asked: Counter[tuple[Message, ...]] = Counter()  # how often each few-shot block was asked for
         self._lock = threading.Lock()  # of `_waiting`: asked for here, taken by the worker's thread
         self._loading = threading.Lock()
         self._broken: Exception | None = None  # why it cannot be loaded: found out once
@@ -74,6 +82,7 @@ class TransformersTeacher:
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
         item = Waiting(request, loaded[0])
         with self._lock:
+            self._asked[item.block] += 1
             self._waiting.append(item)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
@@ -85,60 +94,36 @@ class TransformersTeacher:
             await asyncio.to_thread(self._serve)
 
     def _serve(self) -> None:
-        """Answer all that begin as most of those who wait do, and who comes meanwhile and begins so too. Where hardly two
-        begin alike, what they share is the first message."""
+        """Answer all who wait, and who comes meanwhile."""
         served: dict[int, Waiting] = {}
-        shared: tuple[int, ...] = ()
-        try:
-            tokenizer, generator = self._load()
-            shared, k = self._most(tokenizer)
-            generator.run(shared, *self._ends(shared, served, tokenizer), seed=k)
-        except Exception as error:  # noqa: BLE001 - handed to each who asked: those under way, and those who begin alike
-            told = error if isinstance(error, TeacherError) else TeacherError(f"{self.model}: {error!r}", kind="server")
-            with self._lock:
-                failed = [item for item in self._waiting if item.job.ids[: len(shared)] == shared]
-                self._waiting = [item for item in self._waiting if item.job.ids[: len(shared)] != shared]
-            for item in (*served.values(), *failed):
-                item.answer(told)
-
-    def _most(self, tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], int]:
-        """The tokens that most of those who wait begin with, and the `k` of the first of them."""
-        from workbench.students.generate import common
-
-        with self._lock:
-            by_block: dict[tuple[Message, ...], list[Waiting]] = {}
-            for item in self._waiting:
-                by_block.setdefault(item.block, []).append(item)
-        largest = max(by_block.values(), key=len)
-        first = largest[0]
-        block = first.block if len(largest) >= FEW else first.block[:1]
-        head = _tokens(tokenizer, block, prompt=False) if block else ()
-        return first.job.ids[: min(common(head, first.job.ids), len(first.job.ids) - 1)], first.k
-
-    def _ends(
-        self, shared: tuple[int, ...], served: dict[int, Waiting], tokenizer: "PreTrainedTokenizerBase"
-    ) -> "tuple[Callable[[int], Sequence[Job]], Callable[[Job, list[int]], None]]":
-        """Where the generator takes its jobs from and gives its answers to. Who is under way stands in `served`."""
 
         def take(count: int) -> "Sequence[Job]":
             with self._lock:
-                fit = [item for item in self._waiting if item.job.ids[: len(shared)] == shared][:count]
-                served.update({item.job.name: item for item in fit})
-                self._waiting = [item for item in self._waiting if item.job.name not in served]
-            return [item.job for item in fit]
+                taken, self._waiting = self._waiting[:count], self._waiting[count:]
+                served.update({item.job.name: item for item in taken})
+                return [item.taken(shares_block=self._asked[item.block] >= FEW) for item in taken]
 
         def give(job: "Job", new: list[int]) -> None:
             item = served.pop(job.name)
-            item.answer(
-                Reply(
-                    text=str(tokenizer.decode(new, skip_special_tokens=True)),
-                    finish="length" if len(new) >= job.max_tokens else "stop",
-                    usage=Usage(prompt_tokens=len(job.ids), completion_tokens=len(new), cached_tokens=len(shared)),
-                    seconds=time.monotonic() - item.started,
-                )
-            )
+            item.answer(self._reply(item, new))
 
-        return take, give
+        try:
+            with self._lock:
+                seed = self._waiting[0].k if self._waiting else 0
+            self._load()[1].run(take, give, seed)
+        except Exception as error:  # noqa: BLE001 - handed to each who asked and is under way
+            told = error if isinstance(error, TeacherError) else TeacherError(f"{self.model}: {error!r}", kind="server")
+            for item in served.values():
+                item.answer(told)
+
+    def _reply(self, item: Waiting, new: list[int]) -> Reply:
+        job = item.job
+        return Reply(
+            text=str(self._load()[0].decode(new, skip_special_tokens=True)),
+            finish="length" if len(new) >= job.max_tokens else "stop",
+            usage=Usage(prompt_tokens=len(job.ids), completion_tokens=len(new), cached_tokens=job.shared),
+            seconds=time.monotonic() - item.started,
+        )
 
     def _load(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
         with self._loading:
@@ -193,3 +178,10 @@ def _tokens(tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...],
     except Exception as error:
         raise TeacherError(f"the model's chat template refuses: {error}", kind="refused", fatal=True) from error
     return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+
+def _begun(ids: tuple[int, ...], head: tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase") -> int:
+    """How many of a prompt's tokens are those of its first messages; not all of them, for something is to be read."""
+    from workbench.students.generate import common
+
+    return min(common(_tokens(tokenizer, head, prompt=False), ids), len(ids) - 1) if head else 0

@@ -1,0 +1,63 @@
+"""The author's own inputs: answered by the teacher, judged as all else; dev and test rows among them are never shown to it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from servers import TeacherServer
+from small import ROWS, TASK, here, opening, sampling, write_task
+
+from workbench import registry
+from workbench.errors import DataError
+from workbench.types import Row
+
+FRESH = ("open app app compass", "tell me about the moon")
+HELD = tuple(ROWS[split][0][0] for split in ("dev", "test"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """talk.py with the source `corpus`; among its inputs one twice, a seed, and a dev and a test row in other letters."""
+    file = write_task(tmp_path)
+    file.write_text(TASK.replace('"recombine", "inverse"', '"corpus"'))
+    inputs = [*FRESH, FRESH[0], ROWS["seeds"][0][0], *(text.upper() for text in HELD)]
+    lines = [json.dumps({"input": {"text": text}}) for text in inputs]
+    (tmp_path / "data" / "corpus.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def shard(project: Path) -> list[Row]:
+    lock: dict[str, Any] = json.loads(next(project.glob("runs/talk/*Z-*/lock.json")).read_text())
+    key = next(entry["key"] for entry in lock["stages"] if entry["stage"] == "select")
+    rows = project / ".workbench" / "store" / "select" / key[:2] / key / "rows.jsonl"
+    return [Row.model_validate_json(line) for line in rows.read_text().splitlines()]
+
+
+def test_the_corpus_is_answered_and_held_out_rows_are_not_shown(project: Path) -> None:
+    with TeacherServer(project / "log.jsonl") as server:
+        done = here(project, *sampling(server.base_url))
+        assert done.returncode == 0, done.stdout + done.stderr
+        asked = [body["messages"][-1]["content"] for body in server.requests]
+        shown = json.dumps(server.requests).casefold()
+    assert sorted(asked) == sorted(FRESH), "each once; the round trip finds the answer in the ledger"
+    assert not any(text.casefold() in shown for text in HELD)
+    assert "2 inputs of the corpus are too like a dev or test row" in done.stdout
+    rows = {row.input["text"]: row for row in shard(project) if row.source == "corpus"}
+    assert set(rows) == set(FRESH)
+    assert json.loads(rows[FRESH[0]].completion) == [opening("compass")]
+    assert json.loads(rows[FRESH[1]].completion) == []
+    assert all(row.call and "fake" in row.teacher for row in rows.values())
+
+
+def test_a_broken_corpus_is_told_with_its_row(project: Path) -> None:
+    path = project / "data" / "corpus.jsonl"
+    task = registry.load(str(project / "talk.py"))
+    path.write_text('{"input": {"text": "hm"}}\n{"input": {"text": ""}}\n')
+    with pytest.raises(DataError, match=r"corpus\.jsonl, row 2: text: String should have at least 1 character"):
+        task.corpus()
+    assert "corpus.jsonl,row2" in "".join(here(project, "check", "talk.py").stdout.split())
+    path.unlink()
+    with pytest.raises(DataError, match=r"corpus\.jsonl is missing"):
+        task.corpus()
+    assert here(project, "check", "talk.py").returncode != 0
