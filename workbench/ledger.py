@@ -153,6 +153,7 @@ class Ledger:
             "finish": reply.finish,
             **reply.usage.model_dump(),
             "seconds": float(reply.seconds),
+            "logprob": reply.logprob,
             "created": _now(),
             "run": self.run,
         }
@@ -243,7 +244,7 @@ class Ledger:
 
 def _reply(row: sqlite3.Row) -> Reply:
     usage = Usage(**{name: row[name] for name in Usage.model_fields})
-    return Reply(text=row["text"], finish=row["finish"], usage=usage, seconds=row["seconds"])
+    return Reply(text=row["text"], finish=row["finish"], usage=usage, seconds=row["seconds"], logprob=row["logprob"])
 
 
 def _text(text: str) -> str:

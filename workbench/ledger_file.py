@@ -18,7 +18,7 @@ from workbench.errors import StoreError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # PRAGMA user_version
+FORMAT = 2  # PRAGMA user_version; 1 had no logprob
 BUSY_S = 30.0  # how long a writer waits for another before it gives up
 PAGE_BYTES = 4096
 MAGIC = b"SQLite format 3\0"
@@ -28,7 +28,8 @@ SCHEMA = (
     """CREATE TABLE calls (
   key TEXT PRIMARY KEY, teacher TEXT NOT NULL, model TEXT NOT NULL, purpose TEXT NOT NULL, request TEXT NOT NULL,
   text TEXT NOT NULL, finish TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
-  cached_tokens INTEGER NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL, run TEXT NOT NULL, seal TEXT NOT NULL
+  cached_tokens INTEGER NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL, run TEXT NOT NULL, seal TEXT NOT NULL,
+  logprob REAL
 )""",
     """CREATE TABLE failures (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, teacher TEXT NOT NULL, model TEXT NOT NULL, purpose TEXT NOT NULL,
@@ -54,6 +55,7 @@ def connect(path: Path) -> sqlite3.Connection:
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {FORMAT}")
             db.execute("COMMIT")
+        _upgrade(db)
         found = db.execute("PRAGMA user_version").fetchone()[0]
         if found != FORMAT:
             raise StoreError(f"{path} has format {found}, this workbench writes {FORMAT}", "update the workbench")
@@ -61,6 +63,17 @@ def connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """A file of format 1 gets the column that came with format 2, empty for its calls."""
+    if db.execute("PRAGMA user_version").fetchone()[0] != 1:
+        return
+    db.execute("BEGIN IMMEDIATE")
+    if "logprob" not in {row["name"] for row in db.execute("PRAGMA table_info(calls)")}:
+        db.execute("ALTER TABLE calls ADD COLUMN logprob REAL")
+    db.execute(f"PRAGMA user_version = {FORMAT}")
+    db.execute("COMMIT")
 
 
 def _to_wal(db: sqlite3.Connection) -> None:

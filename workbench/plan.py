@@ -35,8 +35,8 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 3, ("examples",), ("teacher", "shots")),
-    Stage("sample", 4, ("examples", "shots"), ("teacher", "shots", "sample")),
-    Stage("select", 3, ("examples", "sample"), ("select",), ("datasketch",)),
+    Stage("sample", 5, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("select", 4, ("examples", "sample"), ("select",), ("datasketch",)),
     Stage("train", 2, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 1, ("examples", "train"), ("student", "train"), TRAINING, code=False),
     Stage("export", 1, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),

@@ -47,12 +47,14 @@ class Request(Frozen):
 
 
 class Reply(Frozen):
-    """What a teacher answered. `finish` is `stop`, `length` or `refused`."""
+    """What a teacher answered. `finish` is `stop`, `length` or `refused`; `logprob` the mean log-probability of a token that
+    it wrote, in nats, where the runtime tells it."""
 
     text: str
     finish: str = "stop"
     usage: Usage = Usage()
     seconds: float = 0.0
+    logprob: float | None = None
 
 
 class Check(Frozen):
@@ -81,6 +83,7 @@ class Candidate(Frozen):
     text: str
     call: str  # the ledger key of the teacher call that it came from
     source: str
+    logprob: float | None = None  # of the teacher's own answer; None where it was told the answer, and wrote the input
 
 
 class Row(Frozen):

@@ -177,7 +177,8 @@ class Loop:
             )
         call, reply = await self.asker.ask(request)
         example, text = (wish.example, reply.text) if wish.example else self._pair(wish, reply.text)
-        candidate = Candidate(example=example, text=text, call=call, source=wish.source)
+        sure = reply.logprob if wish.example else None
+        candidate = Candidate(example=example, text=text, call=call, source=wish.source, logprob=sure)
         if reply.finish != "stop":
             check = Check(validator="finished", outcome="fail", reason=f"the teacher's reply ended by {reply.finish}")
             verdict = Verdict(outcome="fail", checks=(check,))

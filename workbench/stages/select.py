@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import NamedTuple
 
 from workbench.duplicates import NearDuplicates
@@ -27,12 +28,15 @@ class Proposal(NamedTuple):
     call: str = ""
     teacher: str = ""
     licence: str = ""
+    logprob: float | None = None
 
 
 def run(context: Context) -> None:
     """Writes rows.jsonl (the shard) and funnel.json. Raises DataError where nothing is left."""
     config = context.config.select
     seeds = context.examples("seed")
+    judgements = read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement)
+    dropped = Dropped()
     passed = [
         Proposal(
             item.candidate.example.model_copy(update={"target": context.task.output.parse(item.candidate.text)}),
@@ -41,11 +45,12 @@ def run(context: Context) -> None:
             item.candidate.call,
             item.teacher,
             item.licence,
+            item.candidate.logprob,
         )
-        for item in read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement)
+        for item in judgements
         if item.verdict.outcome == "pass"
     ]
-    dropped = Dropped()
+    passed = _sure(passed, config.doubtful, dropped)
     gate = Gate(context, config.leak, dropped)
     judged = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
     human = [proposal for proposal in judged if _passes(proposal, dropped)]
@@ -60,6 +65,8 @@ def run(context: Context) -> None:
         mixed = list(gate.let_in([_judged(context, example) for example in made]))
     mixed = [proposal for proposal in mixed if _passes(proposal, dropped)]
     kept = [*_repeated(human, config.seed_repeats), *taught, *mixed]
+    again = _still(context, human, taught, kept)
+    kept += again
     if not kept:
         raise DataError("no row is left to train on", "look at the rejections in the report, then loosen or mend")
     rows = [_row(context, proposal) for proposal in shuffled(kept, config.seed)]
@@ -68,6 +75,7 @@ def run(context: Context) -> None:
         "seeds": len(human),
         "from the teacher": len(taught),
         "recombined": len(mixed),
+        "repeated": len(again),
         "rows": len(rows),
         "dropped": dict(dropped.counts),
         "dropped_cases": dropped.cases,
@@ -140,6 +148,35 @@ def _passes(proposal: Proposal, dropped: Dropped) -> bool:
     last = proposal.verdict.checks[-1]
     dropped.add(f"{proposal.example.source}: {last.validator}", proposal, last.reason)
     return False
+
+
+def _sure(proposals: Sequence[Proposal], doubtful: float, dropped: Dropped) -> list[Proposal]:
+    """Without the share of the teacher's own answers that it was least sure of. One whose sureness is not known stays."""
+    known = sorted(proposal.logprob for proposal in proposals if proposal.logprob is not None)
+    if not known:
+        return list(proposals)
+    bar = known[int(doubtful * len(known))]
+    kept = []
+    for proposal in proposals:
+        if proposal.logprob is None or proposal.logprob >= bar:
+            kept.append(proposal)
+        else:
+            dropped.add("doubtful", proposal, f"mean log-probability {proposal.logprob:.3f}, {bar:.3f} is asked for")
+    return kept
+
+
+def _still(
+    context: Context, human: Sequence[Proposal], taught: Sequence[Proposal], kept: Sequence[Proposal]
+) -> list[Proposal]:
+    """Rows without a value to exchange, once more and again, until their share is that among the human rows: recombination
+    makes none of them, and what is rare in the shard is not learned."""
+
+    def still(proposals: Sequence[Proposal]) -> list[Proposal]:
+        return [proposal for proposal in proposals if not context.task.output.slots(proposal.example.target)]
+
+    share, stock = len(still(human)) / max(1, len(human)), [*still(human), *still(taught)]
+    short = round((share * len(kept) - len(still(kept))) / (1 - share)) if share < 1 else 0
+    return list(islice(cycle(stock), max(0, short))) if stock else []
 
 
 def _repeated(proposals: Sequence[Proposal], times: int) -> list[Proposal]:

@@ -39,14 +39,28 @@ class Job(NamedTuple):
     shared: int = 0
 
 
+class Chosen(NamedTuple):
+    """A token for each row (B,), and its log-probability at temperature 1 among all tokens (B,)."""
+
+    tokens_B: torch.Tensor
+    logprobs_B: torch.Tensor
+
+
+class Answer(NamedTuple):
+    """The tokens written, without the stop, and the log-probability of each, that of the stop included."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+
 class Read(NamedTuple):
-    """Rows whose prompts are read: their prefixes, their own keys and values, which places are their own (B, S), and their
-    first new token (B,)."""
+    """Rows whose prompts are read: their prefixes, their own keys and values, which places are their own (B, S), and what
+    is chosen as their first new tokens."""
 
     prefixes: list[Prefix]
     cache: DynamicCache
     own_B_S: torch.Tensor
-    chosen_B: torch.Tensor
+    chosen: Chosen
 
 
 class Batch:
@@ -54,7 +68,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self.answers: list[list[int]] = []
+        self.answers: list[Answer] = []
         self.prefixes: list[Prefix] = []
         self.cache = DynamicCache()
         self.own_B_S = torch.zeros(0, 0, dtype=torch.bool)
@@ -62,35 +76,36 @@ class Batch:
 
     def admit(self, jobs: Sequence[Job], read: Read) -> None:
         if not self.jobs:
-            self.cache, self.own_B_S, self.last_B_1 = read.cache, read.own_B_S, read.chosen_B[:, None]
+            self.cache, self.own_B_S, self.last_B_1 = read.cache, read.own_B_S, read.chosen.tokens_B[:, None]
         else:
             places = max(self.own_B_S.shape[1], read.own_B_S.shape[1])
             self.own_B_S = torch.cat([_widened(self.own_B_S, places, 1), _widened(read.own_B_S, places, 1)])
             for mine, theirs in zip(_layers(self.cache), _layers(read.cache), strict=True):
                 mine.keys = torch.cat([_widened(mine.keys, places, 2), _widened(theirs.keys, places, 2)])
                 mine.values = torch.cat([_widened(mine.values, places, 2), _widened(theirs.values, places, 2)])
-            self.last_B_1 = torch.cat([self.last_B_1, read.chosen_B[:, None]])
+            self.last_B_1 = torch.cat([self.last_B_1, read.chosen.tokens_B[:, None]])
         self.jobs += jobs
         self.prefixes += read.prefixes
-        self.answers += [[] for _ in jobs]
-        self._note(range(len(self.jobs) - len(jobs), len(self.jobs)))
+        fresh = [Answer([], []) for _ in jobs]
+        self.answers += fresh
+        _note(fresh, read.chosen)
 
-    def extend(self, chosen_B: torch.Tensor) -> None:
-        self.last_B_1 = chosen_B[:, None]
-        self._note(range(len(self.jobs)))
+    def extend(self, chosen: Chosen) -> None:
+        self.last_B_1 = chosen.tokens_B[:, None]
+        _note(self.answers, chosen)
 
     def grown(self) -> torch.Tensor:
         """`own_B_S` with the place of the token that is read next."""
         self.own_B_S = torch.cat([self.own_B_S, self.own_B_S.new_ones(len(self.jobs), 1)], 1)
         return self.own_B_S
 
-    def release(self, stops: frozenset[int], give: Callable[[Job, list[int]], None]) -> None:
+    def release(self, stops: frozenset[int], give: Callable[[Job, Answer], None]) -> None:
         """Hand over what is finished, and close the ranks: no line and no column is kept that nobody looks at."""
         kept: list[int] = []
         for line, (job, answer) in enumerate(zip(self.jobs, self.answers, strict=True)):
-            if answer[-1] in stops:
-                give(job, answer[:-1])
-            elif len(answer) >= job.max_tokens:
+            if answer.tokens[-1] in stops:
+                give(job, Answer(answer.tokens[:-1], answer.logprobs))
+            elif len(answer.tokens) >= job.max_tokens:
                 give(job, answer)
             else:
                 kept.append(line)
@@ -108,9 +123,11 @@ class Batch:
         for layer in _layers(self.cache):
             layer.keys, layer.values = layer.keys[lines, :, first:], layer.values[lines, :, first:]
 
-    def _note(self, lines: range) -> None:
-        for line in lines:
-            self.answers[line].append(int(self.last_B_1[line]))
+
+def _note(answers: Sequence[Answer], chosen: Chosen) -> None:
+    for answer, token, logprob in zip(answers, chosen.tokens_B.tolist(), chosen.logprobs_B.tolist(), strict=True):
+        answer.tokens.append(token)
+        answer.logprobs.append(logprob)
 
 
 def _layers(cache: DynamicCache) -> list[Any]:
@@ -148,17 +165,17 @@ class Generator:
     def generate(self, jobs: Sequence[Job], seed: int = 0) -> list[list[int]]:
         """The tokens that follow each prompt, without the stop."""
         left = [job._replace(name=place) for place, job in enumerate(jobs)]
-        found: dict[int, list[int]] = {}
+        found: dict[int, Answer] = {}
 
         def take(count: int) -> list[Job]:
             taken, left[:] = left[:count], left[count:]
             return taken
 
-        self.run(take, lambda job, tokens: found.update({job.name: tokens}), seed)
-        return [found[place] for place in range(len(jobs))]
+        self.run(take, lambda job, answer: found.update({job.name: answer}), seed)
+        return [found[place].tokens for place in range(len(jobs))]
 
     @torch.inference_mode()
-    def run(self, take: Callable[[int], Sequence[Job]], give: Callable[[Job, list[int]], None], seed: int = 0) -> None:
+    def run(self, take: Callable[[int], Sequence[Job]], give: Callable[[Job, Answer], None], seed: int = 0) -> None:
         """Answer jobs until `take(count)`, which gives `count` of them at most, gives none and all are answered. A finished
         answer goes to `give` at once, and its line in the batch to the next job."""
         draw = torch.Generator(self.model.device).manual_seed(seed)
@@ -256,12 +273,14 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def _choose(logits_B_V: torch.Tensor, jobs: Sequence[Job], draw: torch.Generator) -> torch.Tensor:
-    """The next token of each row (B,): the likeliest at temperature 0, else drawn from the top TOP_K within top_p."""
+def _choose(logits_B_V: torch.Tensor, jobs: Sequence[Job], draw: torch.Generator) -> Chosen:
+    """The next token of each row: the likeliest at temperature 0, else drawn from the top TOP_K within top_p."""
     found_B_C, tokens_B_C = logits_B_V.topk(min(TOP_K, logits_B_V.shape[-1]))
     warm_B = torch.tensor([job.temperature for job in jobs], device=logits_B_V.device)
     shares_B_C = (found_B_C / warm_B.clamp(min=1e-4)[:, None]).softmax(-1)
     nucleus_B = torch.tensor([job.top_p for job in jobs], device=logits_B_V.device)
     shares_B_C = shares_B_C.masked_fill(shares_B_C.cumsum(-1) - shares_B_C > nucleus_B[:, None], 0.0)
-    drawn_B = torch.multinomial(shares_B_C, 1, generator=draw)[:, 0]
-    return tokens_B_C.gather(1, torch.where(warm_B > 0, drawn_B, torch.zeros_like(drawn_B))[:, None])[:, 0]
+    drawn_B_1 = torch.multinomial(shares_B_C, 1, generator=draw)
+    place_B_1 = torch.where(warm_B[:, None] > 0, drawn_B_1, torch.zeros_like(drawn_B_1))
+    logprobs_B = found_B_C.gather(1, place_B_1)[:, 0] - logits_B_V.logsumexp(-1)
+    return Chosen(tokens_B_C.gather(1, place_B_1)[:, 0], logprobs_B)

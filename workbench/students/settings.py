@@ -23,10 +23,10 @@ class TrainConfig(Frozen):
     """Options of one QLoRA run. The defaults are what worked for a 135M student on two cores."""
 
     quantize_base: Literal["nf4", "bf16"] = "nf4"
-    r: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    r: int = Field(default=32, ge=1)
+    alpha: float = Field(default=64.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on a CPU, drawing its masks is 30 % of a step
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1.5e-3, gt=0)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
     tokens_per_step: int = Field(default=1500, ge=1)  # padding included

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from statistics import fmean
 from typing import Any
 
 from workbench.errors import TeacherError
@@ -26,6 +27,7 @@ class OpenAITeacher:
         licence: str,
         timeout_s: float = 120.0,
         identity: str = "",
+        logprobs: bool = False,
     ) -> None:
         from openai import AsyncOpenAI
 
@@ -33,6 +35,7 @@ class OpenAITeacher:
         self.licence = licence
         self._served = model
         self._schemas_refused = False
+        self._logprobs = logprobs
         self._base_url = base_url
         self._key = key
         self._client = AsyncOpenAI(base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0)
@@ -67,7 +70,7 @@ class OpenAITeacher:
             temperature=request.temperature,
             top_p=request.top_p,
             max_tokens=request.max_tokens,
-            extra_body=body,
+            extra_body=body | ({"logprobs": True} if self._logprobs else {}),
         )
 
     def _told(self, error: Exception) -> TeacherError:
@@ -144,7 +147,15 @@ def _reply(answer: Any, seconds: float) -> Reply:
             cached_tokens=getattr(details, "cached_tokens", 0) or 0,
         ),
         seconds=seconds,
+        logprob=_mean_logprob(choices[0]),
     )
+
+
+def _mean_logprob(choice: Any) -> float | None:
+    """Of the tokens written, in nats; None where the server does not tell."""
+    content = getattr(getattr(choice, "logprobs", None), "content", None) or []
+    told = [token.logprob for token in content if isinstance(getattr(token, "logprob", None), int | float)]
+    return fmean(told) if told else None
 
 
 def _seconds(header: str) -> float:

@@ -59,6 +59,7 @@ class EmbeddedTeacher:
             key="local",
             licence=self.licence,
             timeout_s=self._timeout_s,
+            logprobs=True,
         )
 
     async def aclose(self) -> None:

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from workbench.errors import TeacherError
@@ -18,7 +19,7 @@ from workbench.types import Message, Reply, Request, Usage
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from workbench.students.generate import Generator, Job
+    from workbench.students.generate import Answer, Generator, Job
 
 FEW = 2  # requests with the same few-shot block that make it worth keeping
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
@@ -103,9 +104,9 @@ class TransformersTeacher:
                 served.update({item.job.name: item for item in taken})
                 return [item.taken(shares_block=self._asked[item.block] >= FEW) for item in taken]
 
-        def give(job: "Job", new: list[int]) -> None:
+        def give(job: "Job", answer: "Answer") -> None:
             item = served.pop(job.name)
-            item.answer(self._reply(item, new))
+            item.answer(self._reply(item, answer))
 
         try:
             with self._lock:
@@ -116,13 +117,14 @@ class TransformersTeacher:
             for item in served.values():
                 item.answer(told)
 
-    def _reply(self, item: Waiting, new: list[int]) -> Reply:
-        job = item.job
+    def _reply(self, item: Waiting, answer: "Answer") -> Reply:
+        job, written = item.job, len(answer.tokens)
         return Reply(
-            text=str(self._load()[0].decode(new, skip_special_tokens=True)),
-            finish="length" if len(new) >= job.max_tokens else "stop",
-            usage=Usage(prompt_tokens=len(job.ids), completion_tokens=len(new), cached_tokens=job.shared),
+            text=str(self._load()[0].decode(answer.tokens, skip_special_tokens=True)),
+            finish="length" if written >= job.max_tokens else "stop",
+            usage=Usage(prompt_tokens=len(job.ids), completion_tokens=written, cached_tokens=job.shared),
             seconds=time.monotonic() - item.started,
+            logprob=fmean(answer.logprobs),
         )
 
     def _load(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
