@@ -55,7 +55,7 @@ def support_triage() -> Task:
             equivalent(),
             round_trip(on="group"),
         ],
-        sources=("seed", "recombine", "corpus", "inverse"),
+        sources=("seed", "recombine", "corpus"),
         styles=("angry", "polite, long", "short, fragments", "chatty, with a story before the matter",
                 "not a native speaker", "lower case, typing errors", "matter of fact"),
         probes=[

@@ -9,7 +9,6 @@ kernels for it.
 """
 
 import mmap
-import re
 import shutil
 import struct
 import tempfile
@@ -33,27 +32,23 @@ from workbench.errors import StudentError
 from workbench.students.rendering import rendering_for
 
 FORMAT = 1  # of the prepared folder; a change makes all of them anew
-HUB_TIMEOUT_S = 10
 SHORT = 512  # tokens; up to here a CPU's plain attention beats its fused one, whose bf16 backward is slow
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 _PADS = ("<|endoftext|>", "<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<unk>")
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r")  # llama.cpp splits each \p{N} off for these
 
 
-def prepare_base(source: Path | str, cache: Path, sha256: str | None = None) -> Path:
-    """A Hugging Face folder for `source`: a GGUF file, such a folder (passed through), or a hub id "owner/name".
+def prepare_base(source: Path, cache: Path, sha256: str | None = None) -> Path:
+    """A Hugging Face folder for `source`: a GGUF file, or such a folder (passed through).
 
     A GGUF is unpacked once into `cache/hf-<16 hex>`; the name is made from `sha256` if given, else from the file's
-    name, size and time. Raises StudentError if there is no such file, folder or model, or if it cannot be unpacked.
+    name, size and time. Raises StudentError if there is no such file or folder, or if it cannot be unpacked.
     """
-    path = Path(source).expanduser()
+    path = source.expanduser()
     if path.is_dir():
         if not (path / "config.json").exists():
             raise StudentError(f"{path} has no config.json", "name a GGUF file or a folder saved by transformers")
         return path
     if not path.is_file():
-        if re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix != ".gguf":
-            return _from_hub(str(source))
         raise StudentError(f"there is no base model at {path}", "`workbench models list` shows what can be fetched")
     stat = path.stat()
     identity = [FORMAT, transformers.__version__, sha256 or [path.name, stat.st_size, stat.st_mtime_ns]]
@@ -194,25 +189,3 @@ def _separate_pad(tokenizer: PreTrainedTokenizerBase) -> None:
         f"{tokenizer.name_or_path}: the tokenizer has no special token to pad with beside its eos",
         "add a pad_token to its tokenizer_config.json",
     )
-
-
-def _from_hub(name: str) -> Path:
-    from httpx import HTTPError
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
-
-    wanted = list(_HUB_FILES)
-    try:
-        return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
-    except errors.LocalEntryNotFoundError as missing:
-        if constants.HF_HUB_OFFLINE:
-            raise StudentError(
-                f"{name} is not in the hub cache and HF_HUB_OFFLINE is set", "unset it, or name a file or a folder"
-            ) from missing
-    try:
-        HfApi().model_info(name, timeout=HUB_TIMEOUT_S)  # one quick question first: a download would retry for minutes
-        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=HUB_TIMEOUT_S))
-    except (HTTPError, OSError, ValueError) as error:
-        raise StudentError(
-            f"cannot fetch {name} from the hub: {error}",
-            "check the name and the network, or name a GGUF file or a folder",
-        ) from error

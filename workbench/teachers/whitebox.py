@@ -141,10 +141,10 @@ class TransformersTeacher:
             return self._loaded
 
     def _folder(self) -> Path:
-        from workbench.models import cache_dir
+        from workbench import models
         from workbench.students.load import prepare_base
 
-        return prepare_base(self._source, cache_dir() / "students")
+        return prepare_base(models.path_or_name(str(self._source)), models.cache_dir() / "students")
 
     def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
         from workbench.students.generate import Generator

@@ -1,6 +1,11 @@
-"""The author's own inputs: answered by the teacher, judged as all else; dev and test rows among them are never shown to it."""
+"""Where rows come from besides inverse wishes, and the second looks.
 
+The author's own inputs are answered by the teacher and judged as all else; dev and test rows among them are never shown to it.
+"""
+
+import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,8 @@ from small import ROWS, TASK, here, opening, sampling, write_task
 
 from workbench import registry
 from workbench.errors import DataError
-from workbench.types import Row
+from workbench.judge import judge
+from workbench.types import Example, Row
 
 FRESH = ("open app app compass", "tell me about the moon")
 HELD = tuple(ROWS[split][0][0] for split in ("dev", "test"))
@@ -61,3 +67,51 @@ def test_a_broken_corpus_is_told_with_its_row(project: Path) -> None:
     with pytest.raises(DataError, match=r"corpus\.jsonl is missing"):
         task.corpus()
     assert here(project, "check", "talk.py").returncode != 0
+
+
+def test_forward_inputs_are_answered_anew(project: Path) -> None:
+    (project / "talk.py").write_text(TASK.replace('"recombine", "inverse"', '"forward"'))
+    with TeacherServer(project / "log.jsonl") as server:
+        done = here(project, *sampling(server.base_url, "sample.forward=12"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        asked = [body["messages"] for body in server.requests]
+    written = [chat for chat in asked if "Here it goes backwards" in chat[0]["content"]]
+    labelled = {chat[-1]["content"] for chat in asked if chat not in written}
+    rows = [row for row in shard(project) if row.source == "forward"]
+    assert len(written) == 12 and rows
+    assert {row.input["text"] for row in rows} <= labelled, "each was asked as an input of its own"
+
+
+@dataclass
+class Looks:
+    """The teacher's answers to one input, by `k`."""
+
+    answers: list[str]
+
+    async def label(self, example: Example, k: int) -> str:
+        return self.answers[k]
+
+
+RIGHT, WRONG, BROKEN = (json.dumps([opening("maps")]), json.dumps([opening("chess")]), "Sure!")
+
+
+@pytest.mark.parametrize(
+    ("validator", "answers", "outcome", "reason"),
+    [
+        ("vote(3, 2)", ["", RIGHT, BROKEN, RIGHT], "pass", ""),
+        ("vote(3, 2)", ["", WRONG, BROKEN, RIGHT], "fail", "1 of 3 votes are for this answer"),
+        ("round_trip()", [RIGHT], "pass", ""),
+        ("round_trip()", [WRONG], "fail", f"asked again, the teacher says {WRONG}"),
+        ("round_trip()", [BROKEN], "fail", "the second look is no answer"),
+        ('round_trip(on="group")', [WRONG], "pass", ""),
+        ('round_trip(on="group")', ["[]"], "fail", "asked again, the teacher says []"),
+        ("round_trip(when=lambda calls: not calls)", [WRONG], "pass", ""),
+    ],
+)
+def test_second_looks(project: Path, validator: str, answers: list[str], outcome: str, reason: str) -> None:
+    made = TASK.replace("equivalent(), round_trip()", f"equivalent(), {validator}")
+    (project / "talk.py").write_text(made.replace("parses, round_trip", "parses, round_trip, vote"))
+    task = registry.load(str(project / "talk.py"))
+    verdict = asyncio.run(judge(task, task.example({"text": "open maps or chess"}, split="new"), RIGHT, Looks(answers)))
+    assert verdict.outcome == outcome
+    assert reason in verdict.reason
