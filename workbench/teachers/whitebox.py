@@ -7,7 +7,6 @@ Requests that are under way at the same time are answered in one batch, and what
 import asyncio
 import threading
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from workbench.students.generate import Answer, Generator, Job
 
-FEW = 2  # requests with the same few-shot block that make it worth keeping
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
 
 
@@ -31,19 +29,13 @@ class Waiting:
     def __init__(self, request: Request, tokenizer: "PreTrainedTokenizerBase") -> None:
         from workbench.students.generate import Job
 
-        self.block = request.messages[:-1]
         self.k = request.k
         ids = _tokens(tokenizer, request.messages, prompt=True)
-        self.job = Job(ids, request.max_tokens, request.temperature, request.top_p, name=id(self))
-        self._of_block, self._of_first = (_begun(ids, head, tokenizer) for head in (self.block, self.block[:1]))
+        alike = _begun(ids, request.messages[:-1], tokenizer)  # the few-shot block
+        self.job = Job(ids, request.max_tokens, request.temperature, request.top_p, name=id(self), shared=alike)
         self.started = time.monotonic()
         self.loop = asyncio.get_running_loop()
         self.reply: asyncio.Future[Reply] = self.loop.create_future()
-
-    def taken(self, *, shares_block: bool) -> "Job":
-        """Its job; with its few-shot block to be kept for others, or the first message alone."""
-        self.job = self.job._replace(shared=self._of_block if shares_block else self._of_first)
-        return self.job
 
     def answer(self, reply: Reply | Exception) -> None:
         """From the worker's thread."""
@@ -69,7 +61,6 @@ class TransformersTeacher:
         self._source = source
         self._loaded: tuple[PreTrainedTokenizerBase, Generator] | None = None
         self._waiting: list[Waiting] = []
-        self._asked: Counter[tuple[Message, ...]] = Counter()  # how often each few-shot block was asked for
         self._lock = threading.Lock()  # of `_waiting`: asked for here, taken by the worker's thread
         self._loading = threading.Lock()
         self._broken: Exception | None = None  # why it cannot be loaded: found out once
@@ -83,7 +74,6 @@ class TransformersTeacher:
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
         item = Waiting(request, loaded[0])
         with self._lock:
-            self._asked[item.block] += 1
             self._waiting.append(item)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
@@ -102,7 +92,7 @@ class TransformersTeacher:
             with self._lock:
                 taken, self._waiting = self._waiting[:count], self._waiting[count:]
                 served.update({item.job.name: item for item in taken})
-                return [item.taken(shares_block=self._asked[item.block] >= FEW) for item in taken]
+                return [item.job for item in taken]
 
         def give(job: "Job", answer: "Answer") -> None:
             item = served.pop(job.name)
