@@ -14,7 +14,7 @@ from workbench.config import Config, Runtime, ShotsConfig, TeacherConfig
 from workbench.errors import ConfigError, TeacherError
 from workbench.ledger import Ledger
 from workbench.sources.writer import InputWriter
-from workbench.stages.shots import label_request
+from workbench.stages.shots import kept, label_request
 from workbench.task import Task
 from workbench.teachers import build
 from workbench.teachers.api import key_from
@@ -308,3 +308,13 @@ def test_the_engine_of_a_gguf(
     assert type(teacher).__name__ == wanted
     assert teacher.licence == "Apache-2.0"
     assert ("in torch" in teacher.model) == (wanted == "TransformersTeacher"), "answers of one are not the other's"
+
+
+@pytest.mark.parametrize(
+    ("group", "nearest", "mode"),
+    [("1100", "1100", "group"), ("1100", "1110", "group"), ("1100", "1111", "nearest"), ("0111", "1111", "group"),
+     ("00111", "11110", "group"), ("000011", "111101", "nearest")],
+)  # fmt: skip
+def test_a_dearer_few_shot_block_has_to_be_plainly_better(group: str, nearest: str, mode: str) -> None:
+    rights = {name: [mark == "1" for mark in marks] for name, marks in (("group", group), ("nearest", nearest))}
+    assert kept(rights) == mode

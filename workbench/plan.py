@@ -34,7 +34,7 @@ class Stage(NamedTuple):
 TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
-    Stage("shots", 3, ("examples",), ("teacher", "shots")),
+    Stage("shots", 4, ("examples",), ("teacher", "shots")),
     Stage("sample", 5, ("examples", "shots"), ("teacher", "shots", "sample")),
     Stage("select", 4, ("examples", "sample"), ("select",), ("datasketch",)),
     Stage("train", 2, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
