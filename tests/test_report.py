@@ -93,8 +93,9 @@ def sample(evil: str = "remind me to call Ann <3 tomorrow") -> Report:
             m.Mistake(input="wake me in an hour", target='{"minutes": 90}', shipped="", teacher='{"minutes": 60}'),
         ),
         teacher=m.Teacher(
-            name="qwen2.5-coder-1.5b-instruct", licence="Apache-2.0", shots="nearest function, fixed order", calls=5210,
-            tokens=2_480_112, seconds=4012,
+            name="qwen2.5-coder-1.5b-instruct", licence="Apache-2.0",
+            terms=f"openai, training forbidden {evil}; accepted by ann",
+            shots="nearest function, fixed order", calls=5210, tokens=2_480_112, seconds=4012,
         ),
         student=m.Student(
             name="smollm2-135m-instruct", licence="Apache-2.0", hub="HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -228,6 +229,20 @@ def test_markdown_tables_have_equal_columns(render: object) -> None:
     for table in found:
         assert len({columns_of(line) for line in table}) == 1, table
     assert columns_of(found[0][0]) == len(facts.columns(sample()))
+
+
+def test_the_terms_of_the_teacher_stand_beside_its_licence() -> None:
+    said = "openai, training forbidden hello; accepted by ann"
+    for text in (
+        read(render_html(sample("hello"))).text,
+        render_markdown(sample("hello")),
+        render_card(sample("hello")),
+    ):
+        assert said in text
+        assert text.index("Apache-2.0") < text.index(said)
+    assert "Terms of the teacher" not in render_card(
+        sample().model_copy(update={"teacher": m.Teacher(name="t", licence="MIT")})
+    )
 
 
 def test_markdown_escapes_tags_outside_of_code() -> None:

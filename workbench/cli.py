@@ -32,12 +32,15 @@ def run(
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
     force: Annotated[str, typer.Option(help="Run this stage though nothing changed.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Say what would run, and do nothing.")] = False,
+    accept_terms: Annotated[
+        list[str] | None, typer.Option(help="Name of a teacher's terms that you accept; `licences` lists them.")
+    ] = None,
 ) -> None:
     """Turn a task into an expert, from its data to the shipped file and its report. Goes on where it was stopped."""
     from workbench import commands
 
     settings = commands.settings(profile, config, set_ or [], teacher=teacher, student=student)
-    commands.run(task, settings, until=until, force=force, dry=dry_run)
+    commands.run(task, settings, until=until, force=force, dry=dry_run, accept=accept_terms or [])
 
 
 @app.command()
@@ -122,6 +125,17 @@ def estimate(
     from workbench import commands
 
     commands.estimate(task, commands.settings(profile, None, set_ or [], teacher=teacher, student=""))
+
+
+@app.command()
+def licences(
+    teacher: Annotated[str, typer.Option(help="As for run: which terms apply to this one, and why.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as teacher.base_url=...")] = None,
+) -> None:
+    """Whether the outputs of a teacher may train a model: the table of terms, with source and date."""
+    from workbench import commands
+
+    commands.licences(teacher, set_ or [])
 
 
 @models_app.command("list")

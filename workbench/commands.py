@@ -4,14 +4,16 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from workbench import models, pipeline, plan, registry
+from workbench import models, pipeline, plan, registry, terms
 from workbench.config import Config, load_config
 from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError, DataError, StoreError, TaskError
+from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
 from workbench.runs import Lock, RunFolder, find_run, read_lock
@@ -24,8 +26,10 @@ def settings(profile: str, file: Path | None, sets: list[str], *, teacher: str, 
     return load_config(profile, file, tuple(sets), **sections)
 
 
-def run(name: str, config: Config, *, until: str = "", force: str = "", dry: bool = False) -> None:
-    """All the stages, then the report and its table."""
+def run(
+    name: str, config: Config, *, until: str = "", force: str = "", dry: bool = False, accept: Sequence[str] = ()
+) -> None:
+    """All the stages, then the report and its table. `accept`: names of terms that the user accepts with this command."""
     names = [stage.name for stage in plan.STAGES]
     for option, value in (("--until", until), ("--force", force)):
         if value and value not in names:
@@ -37,22 +41,27 @@ def run(name: str, config: Config, *, until: str = "", force: str = "", dry: boo
     project = Path.cwd()
     root = project / ".workbench"
     if dry:
+        policy = _terms(config, project, until, accept, dry=True)
+        if policy is not None and not policy.clear:
+            print(f"terms: {policy.sentence}")
         for done in pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing):
             print(f"{done.stage.name:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
         return
     with RunLock(root):
-        _run(task, config, project, until, force)
+        _run(task, config, project, until, force, _terms(config, project, until, accept))
 
 
-def _run(task: Task, config: Config, project: Path, until: str, force: str) -> None:
+def _run(task: Task, config: Config, project: Path, until: str, force: str, policy: Policy | None) -> None:
     _quiet()
-    folder = RunFolder(project, task.name, task.file, task.version, config, _command())
+    folder = RunFolder(project, task.name, task.file, task.version, config, _command(), policy)
     started = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{(time.monotonic() - started) / 60:5.1f} min] {text}", flush=True)
         folder.say(text)
 
+    if policy is not None and not policy.clear:
+        say(f"terms: {policy.sentence}")
     for model in _needed(config, until):
         say(f"model {model}: {fetch(model) if model in models.CATALOGUE else models.path_or_name(model)}")
 
@@ -78,11 +87,23 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str) -> N
 def _needed(config: Config, until: str) -> list[str]:
     """The models that the stages up to `until` rest on: a wrong name is told, and a file fetched, before the teacher is
     asked for anything."""
-    last = next((place for place, stage in enumerate(plan.STAGES) if stage.name == until), len(plan.STAGES))
-    sections = {section for stage in plan.STAGES[: last + 1] for section in stage.sections}
+    sections = _sections(until)
     named = [config.student.model] if "student" in sections else []
     remote = config.teacher.base_url or config.teacher.model.startswith("hf:")
     return named + ([config.teacher.model] if "teacher" in sections and not remote else [])
+
+
+def _sections(until: str) -> set[str]:
+    """Of the config, those that the stages up to `until` look at."""
+    last = next((place for place, stage in enumerate(plan.STAGES) if stage.name == until), len(plan.STAGES))
+    return {section for stage in plan.STAGES[: last + 1] for section in stage.sections}
+
+
+def _terms(config: Config, project: Path, until: str, accept: Sequence[str], *, dry: bool = False) -> Policy | None:
+    """What the table says of the teacher; None where no stage up to `until` has to do with it. Raises TermsError."""
+    if "teacher" not in _sections(until) and not accept:
+        return None
+    return terms.settle(config.teacher, project, accept, _command(), dry=dry)
 
 
 def _command() -> str:
@@ -240,6 +261,13 @@ def estimate(name: str, config: Config) -> None:
     from workbench.stages.estimate import estimated
 
     for line in estimated(registry.load(name), config):
+        print(line)
+
+
+def licences(teacher: str, sets: list[str]) -> None:
+    """The table of terms, or what it says of one teacher."""
+    asked = settings("quick", None, sets, teacher=teacher, student="").teacher if teacher or sets else None
+    for line in terms.described(Path.cwd(), asked):
         print(line)
 
 

@@ -4,6 +4,7 @@
     ├── TaskError        a task file: not found, does not import, does not declare what it must
     ├── DataError        a data row does not fit the task's schema
     ├── ConfigError      an option or a config file
+    ├── TermsError       a teacher's terms speak against training on its outputs, and nobody accepted that
     ├── TeacherError     a teacher said no, or nothing; see `kind`
     ├── ModelError       a model could not be fetched or is not the file it should be
     ├── StudentError     a student cannot be loaded or trained
@@ -36,6 +37,10 @@ class DataError(WorkbenchError):
 
 
 class ConfigError(WorkbenchError):
+    pass
+
+
+class TermsError(WorkbenchError):
     pass
 
 

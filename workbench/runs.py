@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from workbench.config import Config
 from workbench.digest import digest
 from workbench.errors import StoreError
+from workbench.licences import Policy
 from workbench.pipeline import Done
 
 
@@ -40,6 +41,7 @@ class Lock(BaseModel):
     command: str
     started: str
     ended: str = ""
+    terms: Policy | None = None  # of the teacher, as they were read and accepted; None: it was not to be asked
     stages: list[Entry] = []
 
     def entry(self, stage: str) -> Entry | None:
@@ -49,14 +51,21 @@ class Lock(BaseModel):
 class RunFolder:
     """Made at the start of a run; every stage that ends is written down at once."""
 
-    def __init__(self, project: Path, task: str, file: Path, version: int, config: Config, command: str) -> None:
+    def __init__(
+        self, project: Path, task: str, file: Path, version: int, config: Config, command: str, terms: Policy | None
+    ) -> None:
         import tomli_w
 
         now = datetime.now(UTC)
         short = digest(config)[:6]
         self.path = project / "runs" / task / f"{now:%Y%m%dT%H%M%SZ}-{short}"
         self.lock = Lock(
-            task=task, file=str(file), version=version, command=command, started=now.isoformat(timespec="seconds")
+            task=task,
+            file=str(file),
+            version=version,
+            command=command,
+            started=now.isoformat(timespec="seconds"),
+            terms=terms,
         )
         try:
             self.path.mkdir(parents=True, exist_ok=True)

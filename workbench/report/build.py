@@ -57,6 +57,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         teacher=m.Teacher(
             name=config.teacher.model,
             licence=config.teacher.licence or (teacher_known.licence if teacher_known else "unknown"),
+            terms=lock.terms.sentence if lock.terms else "",
             shots=shots["mode"],
             calls=funnel.get("calls", 0),
             tokens=funnel.get("tokens", 0),

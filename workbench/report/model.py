@@ -111,10 +111,12 @@ class Machine(Frozen):
 
 
 class Teacher(Frozen):
-    """Who labelled the rows, and what that took. `shots` is the mode in which examples were shown to it."""
+    """Who labelled the rows, and what that took. `shots` is the mode in which examples were shown to it, `terms` what holds
+    for training on its outputs, and who accepted that."""
 
     name: str
     licence: str
+    terms: str = ""
     shots: str = ""
     calls: int = 0
     tokens: int = 0
