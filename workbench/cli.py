@@ -14,6 +14,8 @@ app = typer.Typer(
 )  # fmt: skip
 models_app = typer.Typer(no_args_is_help=True, help="The models at hand: list, fetch, path.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+ledger_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(ledger_app, name="ledger")
 
 INTERRUPTED = 130  # the exit code of a Ctrl-C
 TaskArg = Annotated[str, typer.Argument(help="A task's name, or the path of its Python file.")]
@@ -122,6 +124,20 @@ def estimate(
     from workbench import commands
 
     commands.estimate(task, commands.settings(profile, None, set_ or [], teacher=teacher, student=""))
+
+
+@ledger_app.callback(invoke_without_command=True)
+def ledger(
+    context: typer.Context,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Money a million tokens read.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Money a million tokens written.")] = None,
+) -> None:
+    """What the teachers were asked, and what it cost: by teacher, purpose, task and day, with failures and reused calls."""
+    if context.invoked_subcommand is None:
+        from workbench.accounts import print_accounts
+
+        given = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
+        print_accounts(Path.cwd(), given)
 
 
 @models_app.command("list")
