@@ -19,7 +19,7 @@ from workbench.errors import LockedError
 from workbench.store import RunLock
 
 VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "ledger",
-         "models", "models list", "models fetch", "models path")  # fmt: skip
+         "ledger export", "models", "models list", "models fetch", "models path")  # fmt: skip
 HEAVY = ("torch", "transformers", "dspy", "xllamacpp", "cyllama", "peft", "bitsandbytes", "openai", "numpy", "gguf")
 Told = Callable[..., tuple[str, str]]
 

@@ -140,6 +140,21 @@ def ledger(
         print_accounts(Path.cwd(), given)
 
 
+@ledger_app.command("export")
+def ledger_export(
+    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or its name, or a task for its latest.")],
+    to: Annotated[Path, typer.Option(help="A folder that is new or empty.")],
+    form: Annotated[
+        str, typer.Option("--format", help="parquet or jsonl; without, parquet where pyarrow is installed.")
+    ] = "",
+) -> None:
+    """Write a run's candidates with their verdicts as a Hugging Face dataset folder."""
+    from workbench.dataset import export
+    from workbench.runs import find_run
+
+    print(export(find_run(Path.cwd(), run_), to, form))
+
+
 @models_app.command("list")
 def models_list() -> None:
     """The catalogue: size, licence, and whether the file is here."""
