@@ -14,6 +14,8 @@ app = typer.Typer(
 )  # fmt: skip
 models_app = typer.Typer(no_args_is_help=True, help="The models at hand: list, fetch, path.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
+ledger_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(ledger_app, name="ledger")
 
 INTERRUPTED = 130  # the exit code of a Ctrl-C
 TaskArg = Annotated[str, typer.Argument(help="A task's name, or the path of its Python file.")]
@@ -136,6 +138,35 @@ def licences(
     from workbench import commands
 
     commands.licences(teacher, set_ or [])
+
+
+@ledger_app.callback(invoke_without_command=True)
+def ledger(
+    context: typer.Context,
+    price_in: Annotated[float | None, typer.Option(min=0, help="Money a million tokens read.")] = None,
+    price_out: Annotated[float | None, typer.Option(min=0, help="Money a million tokens written.")] = None,
+) -> None:
+    """What the teachers were asked, and what it cost: by teacher, purpose, task and day, with failures and reused calls."""
+    if context.invoked_subcommand is None:
+        from workbench.accounts import print_accounts
+
+        given = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
+        print_accounts(Path.cwd(), given)
+
+
+@ledger_app.command("export")
+def ledger_export(
+    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or its name, or a task for its latest.")],
+    to: Annotated[Path, typer.Option(help="A folder that is new or empty.")],
+    form: Annotated[
+        str, typer.Option("--format", help="parquet or jsonl; without, parquet where pyarrow is installed.")
+    ] = "",
+) -> None:
+    """Write a run's candidates with their verdicts as a Hugging Face dataset folder."""
+    from workbench.dataset import export
+    from workbench.runs import find_run
+
+    print(export(find_run(Path.cwd(), run_), to, form))
 
 
 @models_app.command("list")

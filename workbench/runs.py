@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from workbench.digest import digest
 from workbench.errors import StoreError
 from workbench.licences import Policy
 from workbench.pipeline import Done
+from workbench.plan import STAGES
+
+ENDLESS = "~"  # after every time
 
 
 class Entry(BaseModel):
@@ -123,6 +127,32 @@ def find_run(project: Path, name: str) -> Path:
         f"there is no run {name!r} in {project}",
         f"tasks with a finished run: {', '.join(known)}" if known else "make one with `workbench run TASK`",
     )
+
+
+def list_runs(project: Path) -> dict[str, Path]:
+    """The folder of every run by its name, the oldest first. The folder that it lies in has the task's name."""
+    folders = (path.parent for path in project.glob("runs/*/*Z-*/lock.json"))
+    return {folder.name: folder for folder in sorted(folders, key=lambda folder: folder.name)}
+
+
+def span(run: Path, stage: str) -> tuple[str, str]:
+    """When a stage began and when the next one took over, as the ledger writes times; two empty texts where it did not run."""
+    names, begin = {each.name for each in STAGES}, ""
+    for at, text in _events(run / "events.jsonl"):
+        teller = text.partition(":")[0]
+        if text == f"{stage}: runs":
+            begin = at
+        elif begin and teller in names and teller != stage:
+            return begin, at
+    return begin, ENDLESS if begin else ""
+
+
+def _events(path: Path) -> Iterator[tuple[str, str]]:
+    """Time and text of each line; a last one that a kill tore ends them."""
+    with contextlib.suppress(FileNotFoundError, ValueError), path.open(encoding="utf-8") as handle:
+        for line in handle:
+            event = json.loads(line)
+            yield event["at"], event["text"]
 
 
 def read_lock(run: Path) -> Lock:

@@ -22,12 +22,12 @@ def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
             key=os.environ.get(config.key_env) or "local" if local else key_from(config.key_env),
             licence=config.licence or "unknown",
             timeout_s=runtime.timeout_s,
-            identity=f"{config.model}@{config.base_url}",
+            identity=known_as(config),
         )
     if config.model.startswith("hf:"):
         from workbench.teachers.whitebox import TransformersTeacher
 
-        source = config.model.removeprefix("hf:")
+        source = known_as(config)
         return TransformersTeacher(source, model=source, licence=config.licence or "unknown")
     known = models.CATALOGUE.get(config.model)
     path = models.path_or_name(config.model)
@@ -54,6 +54,11 @@ def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
         threads=runtime.threads or os.cpu_count() or 1,
         timeout_s=max(runtime.timeout_s, LOCAL_TIMEOUT_S),
     )
+
+
+def known_as(config: TeacherConfig) -> str:
+    """The teacher's name in the ledger; there, a GGUF's has more behind it after a space: which file, which engine."""
+    return f"{config.model}@{config.base_url}" if config.base_url else config.model.removeprefix("hf:")
 
 
 def has_bf16_tiles() -> bool:
