@@ -165,3 +165,10 @@ def test_a_halted_run_returns_and_lines_are_refilled(
     generator.run(take, give)
     assert len(given) == 5 and len(left) < 3, "five answered, then halted with some under way"
     assert max(asked) <= 2 and len(asked) > 3, "a line that is free is filled again"
+
+
+def test_prompts_are_read_with_those_of_their_length() -> None:
+    lengths = [40, 3, 41, 3, 4, 3, 90, 4, 3, 42, 3, 44, 45, 41]
+    parts = generate._parts([Job(tuple(range(length)), 1, name=place) for place, length in enumerate(lengths)])
+    assert sorted(job.name for part in parts for job in part) == list(range(len(lengths)))
+    assert [[len(job.ids) for job in part] for part in parts] == [[3, 3, 3, 3, 3, 4, 4], [40, 41, 41, 42, 44, 45], [90]]
