@@ -32,7 +32,7 @@ def fill(path: Path, run: str, teacher: str, purpose: str, count: int) -> None:
 def started(project: Path, *sets: str) -> RunFolder:
     """A run that was made and got no further."""
     config = load_config(sets=sets)
-    return RunFolder(project, "talk", project / "talk.py", 1, config, "workbench run talk.py")
+    return RunFolder(project, "talk", project / "talk.py", 1, config, "workbench run talk.py", None)
 
 
 def told(project: Path, *arguments: str) -> list[list[str]]:
