@@ -138,7 +138,7 @@ def print_accounts(project: Path, given: Price | None) -> None:
         print(f"no teacher was asked here yet: {path} {'is empty' if path.exists() else 'is not there'}")
         return
     runs, console = list_runs(project), Console()
-    prices = prices_of({row.teacher for row in (*view.calls, *view.failures)}, runs, given)
+    prices = prices_of({row.teacher for row in view.calls} | {row.teacher for row in view.failures}, runs, given)
 
     def task(row: Call | Failure) -> str:
         return runs[row.run].parent.name if row.run in runs else "(its run is gone)" if row.run else "(no run)"

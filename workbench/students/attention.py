@@ -67,7 +67,7 @@ def _attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float,
-    **_: object,
+    **more: object,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention seam: query (B, K*G, T, D), key and value (B, K, S, D); gives (B, T, K*G, D)."""
     looked_at = _PASS.get()
