@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench import ledger_file
+from workbench import ledger_file, ledger_views
 from workbench.errors import StoreError
 from workbench.ledger import Ledger, redact
 from workbench.types import Message, Reply, Request, Usage
@@ -60,7 +60,7 @@ def test_the_key_covers_what_shapes_the_reply_and_nothing_else() -> None:
     assert len({base, *others}) == len(others) + 1
 
 
-def test_put_get_and_totals(tmp_path: Path) -> None:
+def test_put_and_get(tmp_path: Path) -> None:
     request = ask(purpose="label")
     key = Ledger.key("m", request)
     reply = Reply(
@@ -75,9 +75,11 @@ def test_put_get_and_totals(tmp_path: Path) -> None:
         assert ledger.get(key) == reply
         assert ledger.count() == 1
         assert ledger.notice == ""
-        assert [tuple(t) for t in ledger.totals()] == [("api", "label", 1, 1, 5, 2, 1, 0.1)]
-        assert ledger.totals("r2") == []
-        assert len(ledger.totals("r1")) == 1
+        calls, failures = ledger_views.read(ledger.path)
+    (call,), (failure,) = calls, failures
+    assert (call.teacher, call.purpose, call.run, call.seconds) == ("api", "label", "r1", 0.1)
+    assert (call.prompt_tokens, call.completion_tokens, call.cached_tokens) == (5, 2, 1)
+    assert (failure.teacher, failure.purpose, failure.run, failure.kind) == ("api", "label", "r1", "timeout")
 
 
 def test_half_an_emoji_is_kept_as_what_utf8_can_hold(tmp_path: Path) -> None:

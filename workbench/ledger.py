@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from workbench import ledger_file
 from workbench.digest import digest
@@ -48,19 +48,6 @@ SECRET = re.compile(
     r"|api[-_ ]?key[\"']?\s*[:=]\s*[\"']?)[^\s\"',}]+"
     r"|\b(?:sk|pk|gsk|xai)[-_][\w*.-]{6,}|\bhf_[A-Za-z0-9]{10,}|\bAIza[\w-]{20,}"
 )
-
-
-class Total(NamedTuple):
-    """What one teacher was asked for one purpose. `seconds` are summed over calls that may have run side by side."""
-
-    teacher: str
-    purpose: str
-    calls: int
-    failures: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    seconds: float
 
 
 def redact(text: str) -> str:
@@ -177,18 +164,6 @@ class Ledger:
         }
         with self._using() as db:
             ledger_file.insert(db, "failures", row)
-
-    def totals(self, run: str | None = None) -> list[Total]:
-        """By teacher and purpose, of one run or of all. A call that another run reused counts where it was paid for."""
-        query = """
-            SELECT teacher, purpose, sum(ok), sum(1 - ok), sum(prompt), sum(completion), sum(cached), sum(seconds)
-            FROM (
-              SELECT run, teacher, purpose, 1 AS ok, prompt_tokens AS prompt, completion_tokens AS completion,
-                     cached_tokens AS cached, seconds FROM calls
-              UNION ALL SELECT run, teacher, purpose, 0, 0, 0, 0, 0.0 FROM failures
-            ) WHERE run = ?1 OR ?1 IS NULL GROUP BY teacher, purpose ORDER BY teacher, purpose"""
-        with self._using() as db:
-            return [Total(*row) for row in db.execute(query, (run,))]
 
     def count(self) -> int:
         """How many calls are paid for, over all runs."""

@@ -1,7 +1,8 @@
 """Which few-shot block serves the teacher best: measured on dev rows, and used from then on, as the baseline to beat too.
 
-The modes are tried in the order of what they cost: `group` is read once for all of its requests, `nearest` anew for each. A
-dearer one is kept where it is better by more than one standard error of their paired difference; a row more or less is chance.
+The modes are tried in order. `group` comes first: it chooses its shots by the input, and is read once for all requests of a
+group; `nearest` is read anew for each. A later one takes its place where it is better by more than one standard error of their
+paired difference; a row more or less is chance.
 """
 
 import asyncio
@@ -46,7 +47,7 @@ def run(context: Context) -> None:
 
 
 def kept(rights: Mapping[str, Sequence[bool]]) -> str:
-    """The mode to keep, of rows right by mode, the cheapest mode first."""
+    """The mode to keep, of rows right by mode, the mode first that stays unless another is plainly better."""
     best, *others = rights
     for mode in others:
         pairs = list(zip(rights[mode], rights[best], strict=True))

@@ -26,12 +26,12 @@ GATHER_S = 0.05  # what comes this soon after the model was free begins together
 class Waiting:
     """A request, and the place where its answer is awaited."""
 
-    def __init__(self, request: Request, tokenizer: "PreTrainedTokenizerBase") -> None:
-        from workbench.students.generate import Job
+    def __init__(self, request: Request, ids: tuple[int, ...], block: tuple[int, ...]) -> None:
+        """`ids` are the tokens of the prompt, `block` those of its few-shot block; one token at least is left to read."""
+        from workbench.students.generate import Job, common
 
         self.k = request.k
-        ids = _tokens(tokenizer, request.messages, prompt=True)
-        alike = _begun(ids, request.messages[:-1], tokenizer)  # the few-shot block
+        alike = min(common(block, ids), len(ids) - 1)
         self.job = Job(ids, request.max_tokens, request.temperature, request.top_p, name=id(self), shared=alike)
         self.started = time.monotonic()
         self.loop = asyncio.get_running_loop()
@@ -61,6 +61,7 @@ class TransformersTeacher:
         self._source = source
         self._loaded: tuple[PreTrainedTokenizerBase, Generator] | None = None
         self._waiting: list[Waiting] = []
+        self._blocks: dict[tuple[Message, ...], tuple[int, ...]] = {}
         self._lock = threading.Lock()  # of `_waiting`: asked for here, taken by the worker's thread
         self._loading = threading.Lock()
         self._broken: Exception | None = None  # why it cannot be loaded: found out once
@@ -72,12 +73,19 @@ class TransformersTeacher:
 
     async def complete(self, request: Request) -> Reply:
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
-        item = Waiting(request, loaded[0])
+        ids = _tokens(loaded[0], request.messages, prompt=True)
+        item = Waiting(request, ids, self._block(loaded[0], request.messages[:-1]))
         with self._lock:
             self._waiting.append(item)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await item.reply
+
+    def _block(self, tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...]) -> tuple[int, ...]:
+        """The tokens of a few-shot block, made once for its requests."""
+        if messages not in self._blocks:
+            self._blocks[messages] = _tokens(tokenizer, messages, prompt=False) if messages else ()
+        return self._blocks[messages]
 
     async def _work(self) -> None:
         while self._waiting:
@@ -170,10 +178,3 @@ def _tokens(tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...],
     except Exception as error:
         raise TeacherError(f"the model's chat template refuses: {error}", kind="refused", fatal=True) from error
     return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])
-
-
-def _begun(ids: tuple[int, ...], head: tuple[Message, ...], tokenizer: "PreTrainedTokenizerBase") -> int:
-    """How many of a prompt's tokens are those of its first messages; not all of them, for something is to be read."""
-    from workbench.students.generate import common
-
-    return min(common(_tokens(tokenizer, head, prompt=False), ids), len(ids) - 1) if head else 0
