@@ -159,10 +159,10 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "full": {
         "shots": {"rows": 24},
-        "sample": {"inverse": 1000, "values_per_slot": 50, "candidates": 1, "max_minutes": 16.0},
+        "sample": {"inverse": 1000, "values_per_slot": 50, "candidates": 1, "max_minutes": 17.0},
         "select": {"recombine": 1000},
         "train": {"max_minutes": 15.0},
-        "evaluate": {"base_rows": 20},
+        "evaluate": {"base_rows": 20, "timed": 9},
     },
 }
 

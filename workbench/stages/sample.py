@@ -1,14 +1,15 @@
 """Generate and judge in one loop: ask again only where nothing passed yet, stop on enough, on the budget, or when hopeless.
 
 A wish is an example that still needs a passing candidate: an answer that wants an input (inverse), an input that wants an
-answer (forward, corpus). Wishes are handled in rounds, so that the stopping rules see what came of the last one and the
-order of the rows does not depend on which reply came first.
+answer (forward, corpus). Many are under way at a time, but what came of them is looked at in the wishes' order: neither the
+stopping rules nor the order of the rows depend on which reply came first.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,7 +26,8 @@ from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Candidate, Check, Example, Frozen, Request, Verdict
 
-ROUND = 128  # wishes
+Maker = Callable[[Context, Asker, Sequence[Example]], Coroutine[Any, Any, list[Wish]]]
+TOLD = 128  # wishes between two words on how it goes
 
 
 class Judgement(Frozen):
@@ -69,21 +71,27 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     mode = _mode(context)
     seeds = context.examples("seed")
     teller = Teller(asker, Labeler(context.task, seeds, mode, context.config.shots), context)
-    judged: list[Judgement] = []
-    stopped = "enough"
-    wishes: list[Wish] = []
+    stopped = ""
+    loop = Loop(context, asker, teller, InputWriter(context.task, seeds))
+    # All begin now: what one source asks to make its wishes goes beside the answers to another's.
+    making = [asyncio.create_task(make(context, asker, seeds)) for make in _makers(context.task)]
+    wishes = 0
     try:
-        wishes = await _wishes(context, asker, seeds)
-        loop = Loop(context, asker, teller, InputWriter(context.task, seeds))
-        stopped = await loop.walk(wishes, judged)
-        if stopped == "enough" and asker.ended:  # it ended while the wishes were made
-            stopped = asker.ended
+        for made in making:
+            found = await made
+            wishes += len(found)
+            stopped = await loop.walk(found)
+            if stopped:
+                break
+        stopped = stopped or asker.ended or "enough"  # it may have ended while the wishes were made
     except TeacherError as error:
         if error.kind != "budget":
             raise
         stopped = str(error)
     finally:
+        await _given_up(making)
         await teacher.aclose()
+    judged = loop.judged
     outcomes = Counter(item.verdict.outcome for item in judged)
     spent = asker.spent
     context.say(
@@ -92,7 +100,7 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     )
     return judged, {
         "stopped": stopped,
-        "wishes": len(wishes),
+        "wishes": wishes,
         "candidates": len(judged),
         "passed": outcomes["pass"],
         "failed": outcomes["fail"],
@@ -107,44 +115,64 @@ def _mode(context: Context) -> str:
     return str(read_json(context.inputs["shots"] / "shots.json")["mode"])
 
 
-async def _wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
-    makers: dict[str, Callable[[Context, Asker, Sequence[Example]], Any]] = {
-        "inverse": inverse_wishes,
-        "forward": forward_wishes,
-        "corpus": corpus_wishes,
-    }
-    wishes: list[Wish] = []
-    for source in context.task.sources:
-        if source in makers:
-            wishes += await makers[source](context, asker, seeds)
-    return wishes
+def _makers(task: Task) -> list[Maker]:
+    """Of the wishes, a source each, in the task's order."""
+    makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes, "corpus": corpus_wishes}
+    return [makers[source] for source in task.sources if source in makers]
+
+
+async def _given_up(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass
 class Loop:
-    """The walk over the wishes, round by round."""
+    """The walk over the wishes."""
 
     context: Context
     asker: Asker
     teller: Teller
     writer: InputWriter
+    judged: list[Judgement] = field(default_factory=list)
+    passed: int = 0
 
-    async def walk(self, wishes: Sequence[Wish], judged: list[Judgement]) -> str:
-        """Appends to `judged` in the wishes' order; gives the reason for stopping."""
-        config = self.context.config.sample
-        for start in range(0, len(wishes), ROUND):
-            found = await asyncio.gather(*(self.grant(wish) for wish in wishes[start : start + ROUND]))
-            judged += [item for items, _ in found for item in items]
-            reached = next((reason for _, reason in found if reason), "")
-            if reached:
-                return reached
-            passed = sum(item.verdict.outcome == "pass" for item in judged)
-            self.context.say(
-                f"sample: {min(start + ROUND, len(wishes))}/{len(wishes)} wishes, {passed} passed of {len(judged)} candidates"
-            )
-            if len(judged) >= config.hopeless_after and passed < config.hopeless_yield * len(judged):
-                return f"hopeless: {passed} of {len(judged)} candidates passed"
-        return "enough"
+    async def walk(self, wishes: Sequence[Wish]) -> str:
+        """Appends to `judged` in the wishes' order; gives the reason for stopping, empty where all were granted."""
+        config, left = self.context.config.sample, iter(wishes)
+        ahead: deque[asyncio.Task[tuple[list[Judgement], str]]] = deque()
+        done = 0
+        try:
+            while True:
+                ahead += [asyncio.create_task(self.grant(wish)) for wish in islice(left, self.ahead - len(ahead))]
+                if not ahead:
+                    return ""
+                found, reached = await ahead.popleft()
+                self._take(found)
+                if reached:  # the others under way come to their end too, and what they were given is not lost
+                    for more, _ in await asyncio.gather(*ahead):
+                        self._take(more)
+                    return reached
+                done += 1
+                if done % TOLD == 0 or done == len(wishes):
+                    self.context.say(
+                        f"sample: {done}/{len(wishes)} {wishes[0].source} wishes, "
+                        f"{self.passed} passed of {len(self.judged)} candidates"
+                    )
+                if len(self.judged) >= config.hopeless_after and self.passed < config.hopeless_yield * len(self.judged):
+                    return f"hopeless: {self.passed} of {len(self.judged)} candidates passed"
+        finally:
+            await _given_up(ahead)
+
+    def _take(self, found: Sequence[Judgement]) -> None:
+        self.judged += found
+        self.passed += sum(item.verdict.outcome == "pass" for item in found)
+
+    @property
+    def ahead(self) -> int:
+        """How many wishes are under way: as many as the asker sends at once, and as many that wait, so that it never does."""
+        return 2 * self.asker.concurrency
 
     async def grant(self, wish: Wish) -> tuple[list[Judgement], str]:
         """Candidates for one wish until one passes; and, when the budget ended it, the reason."""

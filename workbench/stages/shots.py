@@ -64,9 +64,10 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
         asker = asker_for(context, teacher)
         tables: dict[str, Table] = {}
         rights: dict[str, list[bool]] = {}
-        for mode in tried(context.config.shots):
-            labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
-            replies = await label_all(asker, labeler, dev, context.config)
+        modes = tried(context.config.shots)
+        labelers = [Labeler(context.task, context.examples("seed"), mode, context.config.shots) for mode in modes]
+        found = await asyncio.gather(*(label_all(asker, labeler, dev, context.config) for labeler in labelers))
+        for mode, replies in zip(modes, found, strict=True):
             answered = [(row, reply.text) for row, reply in zip(dev, replies, strict=True) if reply is not None]
             if len(answered) < 0.9 * len(dev):
                 raise TeacherError(

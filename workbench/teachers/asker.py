@@ -75,6 +75,7 @@ class Asker:
         self.ended = ""  # the budget that refused a request, in words; empty while none did
         self.attempts = attempts
         self.price = price  # per million tokens read and written
+        self.concurrency = concurrency
         self._gate = asyncio.Semaphore(concurrency)
         self._dead_after = max(DEAD_AFTER, 3 * concurrency)
         self._counted: set[str] = set()

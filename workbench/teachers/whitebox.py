@@ -82,9 +82,11 @@ class TransformersTeacher:
         return await item.reply
 
     def _block(self, tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...]) -> tuple[int, ...]:
-        """The tokens of a few-shot block, made once for its requests."""
+        """The tokens that requests with this few-shot block begin with, the head of their own turn too, and some more; made
+        once for all of them."""
         if messages not in self._blocks:
-            self._blocks[messages] = _tokens(tokenizer, messages, prompt=False) if messages else ()
+            turn = Message(role="user", content="-")
+            self._blocks[messages] = _tokens(tokenizer, (*messages, turn), prompt=False) if messages else ()
         return self._blocks[messages]
 
     async def _work(self) -> None:
