@@ -8,7 +8,18 @@
 from typing import Literal
 
 from pydantic import BaseModel, Field
-from workbench.validators import equivalent, grounded, minutes, parses, percent, round_trip, schema
+from workbench.validators import (
+    apart,
+    asked,
+    cued,
+    equivalent,
+    grounded,
+    minutes,
+    parses,
+    percent,
+    schema,
+    vote,
+)  # fmt: skip
 
 from workbench import Calls, Data, Prompt, Task, accept, reject, task
 
@@ -112,10 +123,65 @@ the, a, my, some, to, at, on, in, for, that, about. Leave out optional arguments
 
 LEADING = ("the", "a", "an", "my", "some", "to", "at", "on", "in", "for", "from", "that", "saying", "about")
 
+TRAILING = ("please", "pls", "plz", "thanks", "thank you", "now", "will you", "would you", "for me", "on the line")
+
+# A call or a choice that none of these words asks for was made up.
+WORDS = {
+    "set_timer": r"ti(m|e).?r|count|min|hour|hr\b|clock|time me|pomodoro|\d ?m\b",
+    "set_alarm": r"al(ar|ra)m|wak(e|ing)|\bup\b|rise|rouse|out of bed|sleep|(ring|buzz|call) me",
+    "send_message": r"te?xt|me?ss?a?g|tell|ask|let .+ know|send|writ|repl|whatsapp|mail|ping|inform|drop .+ line|sa(y|id)"
+    r"|sms|pass |word to|answer|shout|update|warn|than?k|wish|congrat|invite|\bdm\b|check with|find out|line to|heads|note",
+    "get_weather": r"weath|forecast|rain|\bsun|snow|\bhot|cold|warm|temp|umbrella|brolly|wind|jacket|coat|jumper|degree|storm"
+    r"|\bdry|\bwet|cloud|\bfog|fr[eo][ez]|frost|sky|chill|humid|heat|pour|drizzl|\bic[ey]|boil|shorts|ski|thunder|mild|mugg"
+    r"|bak(e|ing)|roast|shower|layers|gloves|climate|hail|sleet|breez|gale|tide|outside|bring the washing|boots|wear",
+    "get_directions.mode=walking": r"walk|foot|stroll|hik|stride|wander",
+    "get_directions.mode=driving": r"driv|\bcar\b|\bvan\b|truck|taxi|lorry|\bcab\b|wheel|motorway",
+    "get_directions.mode=cycling": r"bik|cycl|pedal|\bride|riding",
+    "get_directions.mode=transit": r"\bbus|train|tram|metro|subway|\btube|transit|ferry|underground|\brail|coach|boat",
+    "toggle_setting.setting=wifi": r"wi-?fi|wireless|internet|network",
+    "toggle_setting.setting=bluetooth": r"blu?e? ?tooth|\bbt\b|head(set|phones)|ear(buds|phones)|hearing aid",
+    "toggle_setting.setting=flashlight": r"torch|flash|light|lamp|dark|beam",
+    "toggle_setting.setting=airplane_mode": r"plane|flight|flying",
+    "toggle_setting.setting=do_not_disturb": r"disturb|dnd|interrupt|peace|bother|ping|notif|buzz|call|quiet|through",
+    "toggle_setting.setting=location": r"location|gps|where i am|position|track",
+}  # fmt: skip
+
+# Who says this asks for that call, whatever else is said.
+CLOCK = r"(\d|half|quarter|noon|midnight|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
+SWITCH = r"(wi-?fi|bluetooth|torch|flashlight|gps|do not disturb|airplane mode|flight mode)"
+ASKS = {
+    "set_timer": r"\btimer\b.*\d|\d.*\btimer\b|\bcount ?down\b.*(\d|minute|hour)",
+    "set_alarm": rf"\bwake me (up )?(at|by)\b|\balarm (for |at )?{CLOCK}",
+    "create_reminder": r"\bremind me (to|about|that|of)\b|\breminder (to|about|for|that)\b",
+    "get_weather": r"\bweather\b (like |for |in |on |at |this |tomorrow|today|tonight)|^weather\b|\bforecast (for|in)"
+    r"|(need|take) (an umbrella|a brolly|a coat|a jacket)|\b(umbrella|brolly)\b.*\?|how (hot|cold|warm|windy)"
+    r"|(going to|gonna|will it) (rain|snow)|is it (still )?(raining|snowing)",
+    "get_directions": r"how (do|can|would|should) (i|we) (get|walk|drive|bike|cycle) (to|from)|\bdirections to"
+    r"|(quickest|fastest|best|shortest|the) (route|way) to\b|take me to\b|navigate to \w|(walk|drive) me to"
+    r"|which (bus|train|tram) (goes|to|for|gets)",
+    "call_contact": r"\bgive (\w+ ){1,4}a (call|ring|bell|buzz)\b|\b(get|put) (\w+ ){1,4}on the (line|phone)\b"
+    r"|^(please )?(ring|phone|call) ",
+    "set_volume": r"\bvolume (up |down )?(to|at) \w|\bvolume \d|^mute\b|\band mute\b",
+    "toggle_setting": rf"\b{SWITCH} (on|off)\b|\b(on|off|enable|disable) (the |my )?{SWITCH}",
+    "create_event": r"\b(in|to|on) (my|the) (calendar|diary|schedule)\b|\bin (the )?cal$",
+    "send_message": r"^(please )?(text|msg|message|tell) (?!me\b|us\b|my\b)\w+ \w+ \w",
+    "play_music": r"\b(play|put on|stick on|shuffle) (some|me)\b",
+}
+
+# Where a wish ends and the next one begins.
+NEXT_WISH = (
+    r"\bremind me\b|(?:\b(?:and|then|also|plus|oh|n)\b|[,.;!&])\s+"
+    r"(?:(?:then|also|please|maybe|can you|could you|just|oh|and) )*"
+    r"(?:open|play|call|ring|phone|text|message|tell|ask|let (?!me)|set|remind|book|schedule|wake|turn|switch|mute|navigate"
+    r"|start|launch|put (?:on|a|the|it)|take me|how do i|what'?s|is it|do i need|get me|directions|give \w+ a|crank|volume"
+    r"|silence|show)\b"
+)
+
 
 def body_said(value: object, text: str) -> bool:
-    """A message's body stands in the request, whatever word it begins with."""
-    return " ".join(str(value).casefold().split()) in text
+    """A message's body stands in the request, whatever word it begins with, but not at the head of it, and no `if` is lost."""
+    before, found, _ = text.partition(" ".join(str(value).casefold().split()))
+    return bool(found and before) and before.split()[-1] not in ("if", "whether")
 
 
 @task(version=1)
@@ -130,9 +196,13 @@ def phone_actions() -> Task:
             grounded(
                 {"set_timer.minutes": minutes, "set_volume.percent": percent, "send_message.body": body_said},
                 leading=LEADING,
+                trailing=TRAILING,
             ),
+            cued(WORDS),
+            asked(ASKS),
+            apart(NEXT_WISH),
             equivalent(),
-            round_trip(when=lambda calls: not calls),
+            vote(1, 1, when=lambda calls: not calls),  # a teacher that is at a loss says `[]` too
         ],
         sources=("seed", "recombine", "corpus", "inverse"),
         styles=("short, a few words", "lower case, no punctuation", "polite, whole sentence", "casual, with slang",
@@ -145,6 +215,13 @@ def phone_actions() -> Task:
             reject({"text": "open maps"}, '[{"name":"open_app","arguments":{"name":"maps"}}]', by="schema"),
             reject({"text": "timer ten minutes"}, '[{"name":"set_timer","arguments":{"minutes":15}}]', by="grounded"),
             reject({"text": "call my mum"}, '[{"name":"call_contact","arguments":{"contact":"my mum"}}]', by="grounded"),
+            reject({"text": "lock the van"}, '[{"name":"toggle_setting","arguments":{"setting":"wifi","on":true}}]', by="cued"),
+            reject({"text": "weather for oslo"}, "[]", by="asked"),
+            reject(
+                {"text": "tell jo i'm late and play abba"},
+                '[{"name":"send_message","arguments":{"contact":"jo","body":"i\'m late and play abba"}}]',
+                by="apart",
+            ),
             reject({"text": "play abba"}, '[{"name":"play_music","arguments":{"query":"queen"}}]', by="grounded"),
         ],
     )  # fmt: skip

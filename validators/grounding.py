@@ -34,10 +34,11 @@ class Grounded:
 
     rules: Mapping[str, Rule | None]
     leading: tuple[str, ...]
+    trailing: tuple[str, ...] = ()
     name: str = "grounded"
 
     def judge(self, judged: Judged, task: Task) -> Check:
-        text = fold(" ".join(str(value) for value in judged.example.input.values() if value is not None))
+        text = folded_input(judged)
         for slot in task.output.slots(judged.value):
             reason = self._against(slot, text)
             if reason:
@@ -56,12 +57,27 @@ class Grounded:
                 return f"{slot.name} = {slot.value!r} is not in the input"
             if any(value.startswith(f"{word} ") for word in self.leading):
                 return f"{slot.name} = {slot.value!r} begins with a word that the task leaves out"
+            if any(value.endswith(f" {word}") for word in self.trailing):
+                return f"{slot.name} = {slot.value!r} ends with a word that the task leaves out"
         return ""
 
 
-def grounded(rules: Mapping[str, Rule | None] | None = None, *, leading: tuple[str, ...] = ()) -> Grounded:
-    """`rules`: how the values of single slots are derived; `leading`: the words no text value may begin with."""
-    return Grounded(dict(rules or {}), leading)
+def grounded(
+    rules: Mapping[str, Rule | None] | None = None, *, leading: tuple[str, ...] = (), trailing: tuple[str, ...] = ()
+) -> Grounded:
+    """`rules`: how the values of single slots are derived; `leading`, `trailing`: the words that text values in no rule may
+    not begin or end with."""
+    return Grounded(dict(rules or {}), leading, trailing)
+
+
+def folded_input(judged: Judged) -> str:
+    """All fields of the input as one text, folded."""
+    return str(fold(" ".join(str(value) for value in judged.example.input.values() if value is not None)))
+
+
+def folded_texts(judged: Judged, task: Task) -> list[tuple[Slot, str]]:
+    """The text values of the answer, each with its folded form."""
+    return [(slot, str(fold(slot.value))) for slot in task.output.slots(judged.value) if slot.kind == "text"]
 
 
 def number(value: Any, text: str) -> bool:

@@ -39,13 +39,17 @@ class RoundTrip:
 
 @dataclass(frozen=True)
 class Vote:
-    """Self-consistency: of `votes` answers drawn at temperature, at least `agree` must be the candidate's."""
+    """Self-consistency: of `votes` answers drawn at temperature, at least `agree` must be the candidate's. `when` limits it to
+    answers that need it."""
 
     votes: int = 3
     agree: int = 2
+    when: Callable[[Any], bool] | None = None
     name: str = "vote"
 
     async def judge_with(self, judged: Judged, task: Task, look: SecondLook) -> Check:
+        if self.when is not None and not self.when(judged.value):
+            return Check(validator=self.name, outcome="pass")
         same = 0
         for k in range(1, self.votes + 1):
             try:
@@ -62,5 +66,5 @@ def round_trip(on: Literal["same", "group"] = "same", when: Callable[[Any], bool
     return RoundTrip(on, when)
 
 
-def vote(votes: int = 3, agree: int = 2) -> Vote:
-    return Vote(votes, agree)
+def vote(votes: int = 3, agree: int = 2, when: Callable[[Any], bool] | None = None) -> Vote:
+    return Vote(votes, agree, when)

@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -64,6 +64,9 @@ class Output(Protocol):
     def slots(self, value: Any) -> list[Slot]:
         """The values that are copied or derived from the input."""
 
+    def labels(self, value: Any) -> list[str]:
+        """What it says beside the values it copies: functions (`set_timer`) and choices (`get_directions.mode=walking`)."""
+
     def replace(self, value: Any, path: tuple[str | int, ...], new: Any) -> Any:
         """A copy with the value at `path` replaced."""
 
@@ -80,7 +83,7 @@ class Output(Protocol):
 def read_json(text: str) -> Any:
     """The whole text must be one JSON value: prose around it is an error, as it would be on the device."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_once)
     except ValueError as error:
         raise ParseError("json", f"not JSON: {error}") from None
     except RecursionError:  # a small model that loops writes bracket after bracket
@@ -90,6 +93,15 @@ def read_json(text: str) -> Any:
 def _no_constant(name: str) -> Any:
     """Python reads NaN and Infinity; JSON has neither."""
     raise ValueError(f"{name} is no JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python keeps the last of two values of one key, other readers the first: such an object says nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for place, (key, _) in enumerate(pairs) if key in dict(pairs[:place]))
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return found
 
 
 def compact(value: Any) -> str:
@@ -159,6 +171,11 @@ def kind_of(schema: Mapping[str, Any]) -> Kind:
         return "number"
     free = all(option.get("type") == "string" and not {"enum", "const"} & set(option) for option in options)
     return "text" if free else "choice"
+
+
+def choices(slots: Iterable[Slot]) -> list[str]:
+    """As labels: `urgency=high`, `toggle_setting.on=true`."""
+    return [f"{slot.name}={str(slot.value).lower()}" for slot in slots if slot.kind == "choice"]
 
 
 def replaced(value: Any, path: tuple[str | int, ...], new: Any) -> Any:

@@ -15,6 +15,7 @@ from workbench.outputs.base import (
     ParseError,
     Slot,
     Tally,
+    choices,
     compact,
     fold,
     inlined,
@@ -109,6 +110,9 @@ class Calls:
             for place, call in enumerate(value)
             for key, item in call["arguments"].items()
         ]
+
+    def labels(self, value: Any) -> list[str]:
+        return [*(call["name"] for call in value), *choices(self.slots(value))]
 
     def replace(self, value: Any, path: tuple[str | int, ...], new: Any) -> Any:
         return replaced(value, path, new)

@@ -12,6 +12,7 @@ from workbench.outputs.base import (
     ParseError,
     Slot,
     Tally,
+    choices,
     compact,
     fold,
     inlined,
@@ -77,6 +78,9 @@ class Record:
 
     def slots(self, value: Any) -> list[Slot]:
         return [Slot((name,), name, value[name], self._kinds[name]) for name in self.scored if value[name] is not None]
+
+    def labels(self, value: Any) -> list[str]:
+        return choices(self.slots(value))
 
     def replace(self, value: Any, path: tuple[str | int, ...], new: Any) -> Any:
         return replaced(value, path, new)

@@ -16,11 +16,12 @@ from workbench.task import Task
 from workbench.types import Example
 
 JOINTS = (" and ", " then ", ", ", ". ", " and then ", ", also ", " and also ", ". oh and ", ", and ", " plus ")
+JOIN_SHARE = 0.3  # of the rows made: a teacher is at its weakest where one breath holds two wishes
 KEYS = "qwertyuiopasdfghjklzxcvbnm"
 
 
 def recombine(
-    task: Task, rows: Sequence[Example], pools: Pools, count: int, seed: int, *, join_share: float = 0.12
+    task: Task, rows: Sequence[Example], pools: Pools, count: int, seed: int, *, join_share: float = JOIN_SHARE
 ) -> list[Example]:
     """Up to `count` new examples with targets, none equal to another. `rows` need targets; the longest text field is varied."""
     rng = random.Random(seed)

@@ -24,13 +24,13 @@ from time import monotonic
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 
 from workbench.errors import StudentError
 from workbench.students import checkpoint
 from workbench.students.batches import collate, encode, plan
 from workbench.students.checkpoint import Best, State
 from workbench.students.load import compute_dtype, load_model, load_tokenizer
+from workbench.students.lora import with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
 from workbench.students.masters import MasterAdamW
 from workbench.students.rendering import rendering_for
@@ -108,7 +108,12 @@ class _Run:
         self.dev = encode(tokenizer, rendering, dev)
         self.steps = plan([len(row.ids) for row in self.rows], config.tokens_per_step, config.seed, config.epochs)
         self.steps = self.steps[: config.max_steps]
-        self.model = _with_lora(base, config, max(len(row.ids) for row in (*self.rows, *self.dev)))
+        torch.manual_seed(config.seed)
+        longest = max(len(row.ids) for row in (*self.rows, *self.dev))
+        self.model = with_lora(
+            load_model(base, nf4=config.quantize_base == "nf4", longest=longest),
+            r=config.r, alpha=config.alpha, dropout=config.dropout, dtype=compute_dtype(),
+        )  # fmt: skip
         self.optimizer = MasterAdamW(
             [param for param in self.model.parameters() if param.requires_grad],
             lr=config.lr,
@@ -263,22 +268,6 @@ class _Run:
         total, speed = state.schedule.total, line.get("tokens_per_s", 0.0)
         self.progress(Progress(state.step, total, line["epoch"], told["loss"], line["lr"], speed, left,
                                told["dev_exact"], told["dev_loss"], notes))  # fmt: skip
-
-
-def _with_lora(base: Path, config: TrainConfig, longest: int) -> PeftModel:
-    """The base, frozen, with fresh LoRA matrices on all linear layers but the head."""
-    torch.manual_seed(config.seed)
-    model = load_model(base, nf4=config.quantize_base == "nf4", longest=longest)
-    lora = LoraConfig(
-        r=config.r,
-        lora_alpha=config.alpha,  # type: ignore[arg-type]
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    adapted = get_peft_model(model, lora)
-    assert isinstance(adapted, PeftModel)
-    return adapted
 
 
 @contextmanager
