@@ -4,12 +4,13 @@
 {"queue":"returns","urgency":"normal","product":"coffee maker","order_number":"7130055","summary":"..."}
 """
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, Field
-from workbench.validators import equivalent, grounded, parses, round_trip, schema
+from workbench.validators import cued, equivalent, grounded, parses, schema, simple
 
-from workbench import Data, Prompt, Record, Task, accept, reject, task
+from workbench import Data, Judged, Prompt, Record, Task, accept, reject, task
 
 
 class Mail(BaseModel):
@@ -36,6 +37,49 @@ low = nothing is broken, late or lost and nobody waits; normal = all else. Anger
 product: the shortest words that name the article, as written, without the, a, my; null if not named.
 order_number: as written, without # or no.; not invoice, tracking or phone numbers; null if none."""
 
+# Danger, money gone twice, a stranger in the account, a deadline: what says none of them is not urgent.
+URGENT = (
+    r"smok|shock|spark|fire|flame|burn|leak|\bgas|injur|blood|bleed|explo|bang|melt|smell|scorch|swell|swollen|hospital|hurt|danger"
+    r"|\bcut\b|collaps|toxic|poison|\bhot\b|tingl|splinter|child|kids|baby|doctor|water"
+    r"|twice|double|two times|2 ?x|second|again|once more|both|three times"
+    r"|hack|stranger|someone|somebody|not me|wasn't me|never (ordered|bought)|didn't (order|buy|log)|don't know|unknown|who"
+    r"|log ?in|didn't|changed|into my|stolen"
+    r"|today|tonight|tomorrow|morning|evening|hours|two days|day after|noon|o'clock|until|before|deadline|leave|flight"
+    r"|(mon|tues|wednes|thurs|fri|satur|sun)day|weekend"
+)
+
+VAGUE = ("order", "parcel", "package", "newsletter", "item", "article", "product", "thing", "account", "invoice", "delivery",
+         "it", "box", "stuff", "voucher", "password", "refund", "email", "app", "website", "login", "address")  # fmt: skip
+OTHER_NUMBERS = (
+    r"(invoice|tracking|customer|serial|model|phone|part|article|ticket|voucher|firmware|version|bill)"
+    r"( code| id)?( number| no\.?| nr\.?)?:? ?#?$"
+)
+ORDER = r"(?:#|\border (?:number |no\.? ?|nr\.? ?)?#?)((?=[\w-]*\d\d\d)[a-z\d]+(?:-[a-z\d]+)*)"
+
+
+def whole_product(judged: Judged) -> str | None:
+    """An article, and with its brand or model if they stand next to it."""
+    product, text = judged.value["product"], judged.example.input["text"]
+    if product is None:
+        return None
+    if product.casefold() in VAGUE:
+        return f"{product!r} names no article"
+    before = text[: text.casefold().find(product.casefold())]
+    last = re.search(r"(?<=[a-z,] )([A-Z][\w-]+|(?=[\w-]*[A-Za-z])[\w-]*\d[\w-]*) $", before)
+    return f"{last.group(1)!r} stands before {product!r}" if last else None
+
+
+def order_number(judged: Judged) -> str | None:
+    """The order's own number, and not left out where it is called so."""
+    number, text = judged.value["order_number"], judged.example.input["text"].casefold()
+    if number is None:
+        found = re.search(ORDER, text)
+        return f"{found.group(1)!r} is called an order number" if found else None
+    if number.startswith("#") or not re.search(r"\d", number):
+        return f"{number!r} is no order number"
+    found = re.search(OTHER_NUMBERS, text[: text.find(number.casefold())])
+    return f"{number!r} is another number: {found.group().strip()!r}" if found else None
+
 
 @task(version=1)
 def support_triage() -> Task:
@@ -52,8 +96,10 @@ def support_triage() -> Task:
             parses(),
             schema(),
             grounded(leading=("the", "a", "an", "my", "your", "this", "#", "no.")),
+            cued({"urgency=high": URGENT}),
+            simple("whole_product", whole_product),
+            simple("order_number", order_number),
             equivalent(),
-            round_trip(on="group"),
         ],
         sources=("seed", "recombine", "corpus"),
         styles=("angry", "polite, long", "short, fragments", "chatty, with a story before the matter",
@@ -78,6 +124,26 @@ def support_triage() -> Task:
                 {"text": "Where is my tent?"},
                 '{"queue":"delivery","urgency":"normal","product":"my tent","order_number":null,"summary":""}',
                 by="grounded",
+            ),
+            reject(
+                {"text": "Where is my tent?"},
+                '{"queue":"delivery","urgency":"high","product":"tent","order_number":null,"summary":""}',
+                by="cued",
+            ),
+            reject(
+                {"text": "I want to return the Halden X2 kettle"},
+                '{"queue":"returns","urgency":"normal","product":"kettle","order_number":null,"summary":""}',
+                by="whole_product",
+            ),
+            reject(
+                {"text": "Where is my tent? Order A-101"},
+                '{"queue":"delivery","urgency":"normal","product":"tent","order_number":null,"summary":""}',
+                by="order_number",
+            ),
+            reject(
+                {"text": "Where is my tent? Tracking 00340"},
+                '{"queue":"delivery","urgency":"normal","product":"tent","order_number":"00340","summary":""}',
+                by="order_number",
             ),
         ],
     )  # fmt: skip
