@@ -1,15 +1,18 @@
 """The whole walk on the real student: task file -> GGUF in llama.cpp's own server. Only the teacher is a small script behind
 a real HTTP server, so that the walk takes minutes and the rows are known."""
 
+import hashlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import TeacherServer
+from small import here
 
-from tests.servers import TeacherServer
 from workbench import registry
 from workbench.config import load_config
 from workbench.runs import read_lock
@@ -64,6 +67,20 @@ def test_every_row_of_the_shard_can_be_traced(run: Path) -> None:
     taught = [row for row in rows if row["source"] == "inverse"]
     assert taught and all(row["call"] and row["teacher"] and row["licence"] for row in taught)
     assert all(row["verdict"]["outcome"] == "pass" for row in rows)
+
+
+def test_the_file_alone_tells_what_it_was_made_of(run: Path, tmp_path: Path) -> None:
+    shard = Path(read_lock(run).entry("select").path) / "rows.jsonl"  # type: ignore[union-attr]
+    rows = [json.loads(line) for line in shard.read_text().splitlines()]
+    alone = tmp_path / "found.gguf"
+    alone.hardlink_to(run / "expert" / "model.gguf")
+    bill = json.loads(here(tmp_path, "audit", str(alone), "--json").stdout)
+    assert (bill["task"], bill["student"], bill["student_licence"]) == ("lights", "smollm2-135m-instruct", "Apache-2.0")
+    assert bill["teacher"] == "fake" and bill["calls"] == len({row["call"] for row in rows} - {""})
+    assert bill["shard"] == hashlib.sha256(shard.read_bytes()).hexdigest()
+    assert {item["source"]: item["rows"] for item in bill["rows"]} == Counter(row["source"] for row in rows)
+    told = here(tmp_path, "audit", str(run / "expert")).stdout
+    assert f"{len(rows):,}" in told and "inverse by fake" in told
 
 
 def test_the_student_learned_something(run: Path) -> None:

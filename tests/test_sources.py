@@ -14,9 +14,9 @@ from workbench.validators import equivalent, grounded, parses, schema
 from workbench import Calls, Data, Prompt, Record, Task
 from workbench.judge import judge_cheap
 from workbench.outputs import Output
-from workbench.sources.recombine import main_field, recombine
+from workbench.sources.recombine import recombine
 from workbench.sources.values import drawn, exchanged, number_span, pools_of, spans
-from workbench.sources.writer import AnswerWriter, ValueWriter, measured_style
+from workbench.sources.writer import AnswerWriter, InputWriter, ValueWriter, measured_style
 from workbench.stages.stock import Stands
 from workbench.task import Validator
 from workbench.types import Example
@@ -265,6 +265,30 @@ def test_a_value_stands_where_the_tasks_validators_let_it(value: str, stands: bo
 
 
 def test_small_things() -> None:
-    assert main_field({"a": "x", "b": "longer", "c": 3, "d": None}) == "b"
     assert measured_style("one two three") == "about 3 words, lower case"
     assert measured_style("One two three four five six seven") == "about 5 words, with capitals"
+
+
+class Question(BaseModel):
+    text: str
+    phone_book: str
+
+
+def test_what_is_given_beside_the_written_field_stays_with_its_rows() -> None:
+    """The longer field is the given one: length has no say in which is written."""
+    task = Task(Prompt(Question, CALLS, "Do it."), Data(Path()), VALIDATORS, title="Turns a wish into calls.")
+    books = ("anna, ben, carla and the whole street", "dan, eve, fritz and the whole village")
+    rows = [
+        task.example({"text": text, "phone_book": book}, split="seed", target=target)
+        for book in books
+        for text, target in ROWS
+    ]
+    made = recombine(task, rows, pools_of(CALLS, [row.target for row in rows]), 60, 0)
+    assert len(made) == 60 and {row.input["phone_book"] for row in made} == set(books)
+    assert all(row.input["text"] and not row.input["text"].startswith(books) for row in made)
+
+    writer = InputWriter(task, rows)
+    system, *shots, last = writer.messages(rows[0].target, "short", task.given(rows[0].input))
+    assert "(text)" in system.content
+    assert shots[1].content in {row.input["text"] for row in rows}, "what is written is the text alone"
+    assert books[0] in last.content and "answer: " in last.content

@@ -224,10 +224,10 @@ def test_messages_are_plain_turns(task: Task) -> None:
 def test_what_the_writer_shows_and_asks(task: Task) -> None:
     writer = InputWriter(task, task.examples("seed"))
     answer = [{"name": "set_timer", "arguments": {"minutes": 5, "label": "tea"}}]
-    messages = writer.messages(answer, "about 5 words, lower case")
+    messages = writer.messages(answer, "about 5 words, lower case", {})
     wanted = f"answer: {task.output.dump(answer)}\nstyle: about 5 words, lower case"
     assert messages[-1].content == wanted
-    assert messages[:-1] == writer.messages([], "short")[:-1], "the same shots for all: a server reads them once"
+    assert messages[:-1] == writer.messages([], "short", {})[:-1], "the same shots for all: a server reads them once"
     shown = [m.content for m in messages if m.role == "assistant"]
     assert shown[:4] == ["open the calculator app for me", "ring Anna", "timer 10 minutes", "tell me a joke"]
     assert writer.read(' request: "set a tea timer" ') == "set a tea timer"

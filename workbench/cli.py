@@ -130,6 +130,17 @@ def estimate(
 
 
 @app.command()
+def audit(
+    expert: Annotated[Path, typer.Argument(help="An expert's folder, or its GGUF file.")],
+    json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What an expert was made of, read from its file alone: rows by source, teachers, licences."""
+    from workbench import commands
+
+    commands.audit(expert, as_json=json_)
+
+
+@app.command()
 def licences(
     teacher: Annotated[str, typer.Option(help="As for run: which terms apply to this one, and why.")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as teacher.base_url=...")] = None,

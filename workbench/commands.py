@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from workbench import models, pipeline, plan, registry, terms
+from workbench import models, pipeline, plan, provenance, registry, terms
 from workbench.config import Config, load_config
 from workbench.edge.quantizer import QUANTS
-from workbench.errors import ConfigError, DataError, StoreError, TaskError
+from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
@@ -262,6 +262,18 @@ def estimate(name: str, config: Config) -> None:
 
     for line in estimated(registry.load(name), config):
         print(line)
+
+
+def audit(expert: Path, *, as_json: bool) -> None:
+    """The bill of materials in an expert's file."""
+    from workbench.edge.gguf_file import open_gguf, value
+
+    file = expert / "model.gguf" if expert.is_dir() else expert
+    text = value(open_gguf(file), provenance.KEY)
+    if text is None:
+        raise EdgeError(f"{file} carries no bill of materials", "it was made elsewhere, or before `audit` was there")
+    bill = provenance.Bill.model_validate_json(text)
+    print(bill.model_dump_json(indent=1) if as_json else "\n".join(provenance.told(bill)))
 
 
 def licences(teacher: str, sets: list[str]) -> None:

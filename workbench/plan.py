@@ -35,11 +35,11 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 4, ("examples",), ("teacher", "shots")),
-    Stage("sample", 5, ("examples", "shots"), ("teacher", "shots", "sample")),
-    Stage("select", 4, ("examples", "sample"), ("select",), ("datasketch",)),
-    Stage("train", 2, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
+    Stage("sample", 6, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("select", 5, ("examples", "sample"), ("select",), ("datasketch",)),
+    Stage("train", 3, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 1, ("examples", "train"), ("student", "train"), TRAINING, code=False),
-    Stage("export", 1, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
+    Stage("export", 2, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
     Stage("evaluate", 2, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
 

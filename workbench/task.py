@@ -137,6 +137,14 @@ class Task:
         return self.prompt.output
 
     @property
+    def written(self) -> str:
+        """The field of the input that a person writes: the first. The others, a database's schema say, are given beside it."""
+        return next(iter(self.prompt.input.model_fields))
+
+    def given(self, input: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in input.items() if name != self.written}
+
+    @property
     def cheap(self) -> list[Validator]:
         return [validator for validator in self.validators if not _asks(validator)]
 

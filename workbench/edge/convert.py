@@ -12,6 +12,7 @@ is read back and checked for all four before it gets its name.
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from workbench.edge import child
@@ -22,13 +23,19 @@ from workbench.errors import EdgeError
 
 
 def to_gguf(
-    model_dir: Path, out: Path, chat_template: str, base_gguf: Path | None = None, *, name: str | None = None
+    model_dir: Path,
+    out: Path,
+    chat_template: str,
+    base_gguf: Path | None = None,
+    *,
+    name: str | None = None,
+    facts: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes `out` and gives it back.
 
     `model_dir` holds safetensors, `config.json` and the tokenizer; weights keep their 16-bit type (bf16 stays bf16) and
     norms become F32. `chat_template` is Jinja. `base_gguf` is the file the base model came from, if it came from one.
-    `name` is what the file calls itself (`general.name`), by default the name of the folder.
+    `name` is what the file calls itself (`general.name`), by default the name of the folder. `facts` are more metadata, by key.
     Raises `EdgeError` if the converter fails or if the file does not say what it must.
     """
     if not (model_dir / "config.json").is_file():
@@ -46,6 +53,7 @@ def to_gguf(
             "chat_template": chat_template,
             "turn_end": tail,
             "name": name or model_dir.name,
+            "facts": dict(facts or {}),
             "base_gguf": None if base_gguf is None else str(base_gguf),
         }
         child.run(

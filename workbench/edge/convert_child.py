@@ -37,6 +37,8 @@ def main(spec: dict[str, Any]) -> None:
             model.get_vocab_base_pre = lambda _tokenizer: pre
             model._set_vocab_gpt2()
         _put_right(model.gguf_writer, tokenizer, spec["chat_template"], spec["turn_end"])
+        for key, text in spec["facts"].items():
+            model.gguf_writer.add_string(key, text)
         licence = value(base, "general.license") if base is not None else None
         if licence and "general.license" not in model.gguf_writer.kv_data[0]:
             model.gguf_writer.add_license(licence)

@@ -23,23 +23,23 @@ KEYS = "qwertyuiopasdfghjklzxcvbnm"
 def recombine(
     task: Task, rows: Sequence[Example], pools: Pools, count: int, seed: int, *, join_share: float = JOIN_SHARE
 ) -> list[Example]:
-    """Up to `count` new examples with targets, none equal to another. `rows` need targets; the longest text field is varied."""
+    """Up to `count` new examples with targets, none equal to another. `rows` need targets; what a person wrote is varied."""
     rng = random.Random(seed)
     made: dict[str, Example] = {}
     known = {row.id for row in rows}
     for _ in range(count * 4):
         if len(made) >= count:
             break
-        input_, target = _vary(task.output, rng.choice(rows), pools, rng)
-        if rng.random() < join_share:
-            other_input, other_target = _vary(task.output, rng.choice(rows), pools, rng)
+        row, other = rng.choice(rows), rng.choice(rows)
+        text, target = _vary(task, row, pools, rng)
+        if rng.random() < join_share and task.given(row.input) == task.given(other.input):
+            more, other_target = _vary(task, other, pools, rng)
             joined = task.output.join(target, other_target)
             if joined is not None:
-                input_ = _joined(input_, other_input, rng)
-                target = joined
-        input_, target = _respelled(task.output, input_, target, rng)
+                text, target = text.rstrip(" .!?,") + rng.choice(JOINTS) + more, joined
+        text, target = _respelled(task.output, text, target, rng)
         try:
-            example = task.example(input_, split="new", target=target, source="recombine")
+            example = task.example({**row.input, task.written: text}, split="new", target=target, source="recombine")
         except (ValidationError, ParseError):
             continue  # two in one breath may be longer than the task's input may be
         if example.id not in known:
@@ -47,14 +47,10 @@ def recombine(
     return list(made.values())
 
 
-def main_field(input_: dict[str, Any]) -> str:
-    return max((name for name, value in input_.items() if isinstance(value, str)), key=lambda name: len(input_[name]))
-
-
-def _vary(output: Output, row: Example, pools: Pools, rng: random.Random) -> tuple[dict[str, Any], Any]:
-    """One row with values exchanged in text and answer alike."""
-    field = main_field(row.input)
-    text, target = str(row.input[field]), row.target
+def _vary(task: Task, row: Example, pools: Pools, rng: random.Random) -> tuple[str, Any]:
+    """What a person wrote and its answer, with values exchanged in both alike."""
+    output = task.output
+    text, target = str(row.input[task.written]), row.target
     for slot in output.slots(target):
         if rng.random() > 0.75:
             continue
@@ -77,7 +73,7 @@ def _vary(output: Output, row: Example, pools: Pools, rng: random.Random) -> tup
         changed = text[:start] + said + text[end:]
         if fits(output, answer) and _standing(output, answer, changed) >= _standing(output, target, text):
             text, target = changed, answer
-    return {**row.input, field: text}, target
+    return text, target
 
 
 def _standing(output: Output, answer: Any, text: str) -> int:
@@ -92,17 +88,8 @@ def _places(slot: Slot, text: str) -> list[tuple[int, int]]:
     return [place[0]] if place else []
 
 
-def _joined(a: dict[str, Any], b: dict[str, Any], rng: random.Random) -> dict[str, Any]:
-    field = main_field(a)
-    first, second = str(a[field]), str(b[main_field(b)])
-    joint = rng.choice(JOINTS)
-    return {**a, field: first.rstrip(" .!?,") + joint + second}
-
-
-def _respelled(output: Output, input_: dict[str, Any], target: Any, rng: random.Random) -> tuple[dict[str, Any], Any]:
+def _respelled(output: Output, text: str, target: Any, rng: random.Random) -> tuple[str, Any]:
     """Sometimes all in lower case, sometimes a slip of the finger outside of the values."""
-    field = main_field(input_)
-    text = str(input_[field])
     if rng.random() < 0.3:
         text = text.lower()
         for slot in output.slots(target):
@@ -114,7 +101,7 @@ def _respelled(output: Output, input_: dict[str, Any], target: Any, rng: random.
         if free:
             at = rng.choice(free)
             text = text[:at] + rng.choice(("", text[at] * 2, rng.choice(KEYS))) + text[at + 1 :]
-    return {**input_, field: text}, target
+    return text, target
 
 
 def _cased(value: str, text: str) -> str:

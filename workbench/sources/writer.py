@@ -2,14 +2,14 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 from workbench.outputs import ParseError
 from workbench.sources.values import is_code, pools_of
 from workbench.task import Task
-from workbench.teachers.prompts import Program, by_group, input_text
+from workbench.teachers.prompts import Program, by_group
 from workbench.types import Example, Message
 
 VALUES_A_CALL = 25
@@ -99,26 +99,34 @@ class InputWriter:
         self.seeds = list(seeds)
         in_turn = [seed for turn in zip_longest(*by_group(task.output, seeds).values()) for seed in turn if seed]
         self.demos = [
-            {**self._fields(seed.target, measured_style(input_text(seed))), "request": input_text(seed)}
+            {
+                **self._fields(seed.target, measured_style(self._said(seed)), task.given(seed.input)),
+                "request": self._said(seed),
+            }
             for seed in in_turn[:SHOTS]
         ]
-        kind = "; ".join(task.prompt.input.model_fields)
+        beside = [name for name in task.prompt.input.model_fields if name != task.written]
         self.program = Program(
-            "answer, style -> request",
+            f"{', '.join([*beside, 'answer', 'style'])} -> request",
             f"{task.title}\n{task.prompt.instructions.strip()}\n\n{task.output.describe()}\n\n"
-            f"Here it goes backwards: you are given the answer and write the input ({kind}) that it is the right answer to, "
-            "as a real person would say it. Say all that the answer holds and nothing more. "
+            f"Here it goes backwards: you are given the answer and write the input ({task.written}) that it is the right "
+            "answer to, as a real person would say it. Say all that the answer holds and nothing more. "
             "Use the answer's text values exactly as they are. Write the input alone.",
         )
 
-    def messages(self, answer: Any, style: str) -> tuple[Message, ...]:
-        return self.program.messages(self.demos, self._fields(answer, style))
+    def messages(self, answer: Any, style: str, given: Mapping[str, Any]) -> tuple[Message, ...]:
+        """`given`: the input's fields that are not to be written."""
+        return self.program.messages(self.demos, self._fields(answer, style, given))
 
-    def _fields(self, answer: Any, style: str) -> dict[str, str]:
-        return {"answer": self.task.output.dump(answer), "style": style}
+    def _fields(self, answer: Any, style: str, given: Mapping[str, Any]) -> dict[str, str]:
+        beside = {name: str(value) for name, value in given.items() if value is not None}
+        return {**beside, "answer": self.task.output.dump(answer), "style": style}
+
+    def _said(self, seed: Example) -> str:
+        return str(seed.input[self.task.written])
 
     def style(self, rng: random.Random) -> str:
-        style = measured_style(input_text(rng.choice(self.seeds)))
+        style = measured_style(self._said(rng.choice(self.seeds)))
         return f"{style}, {rng.choice(self.task.styles)}" if self.task.styles and rng.random() < 0.5 else style
 
     def read(self, text: str) -> str:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from workbench import models
+from workbench import models, provenance
 from workbench.config import ExportConfig
+from workbench.digest import file_digest
 from workbench.edge.convert import to_gguf
 from workbench.edge.expert import write_expert
 from workbench.edge.imatrix import importance
@@ -45,6 +46,7 @@ def run(context: Context) -> None:
         context.out / f"{UNQUANTIZED}.gguf",
         rendering.template,
         base_gguf=source if source.suffix == ".gguf" else None,
+        facts={provenance.KEY: _bill(context).model_dump_json()},
     )
     matrix = _importance(context, weights, full) if config.importance else None
     made = [_scored(context, UNQUANTIZED, full)]
@@ -80,6 +82,11 @@ def choose(made: list[Made], config: ExportConfig, teacher_bytes: int) -> Made:
     if near:
         return min(near, key=lambda item: item.size_bytes)
     return max(small or files, key=lambda item: (item.dev_exact, -item.size_bytes))
+
+
+def _bill(context: Context) -> provenance.Bill:
+    shard = context.inputs["select"] / "rows.jsonl"
+    return provenance.bill_of(context.task, context.config, read_jsonl(shard, Row), file_digest(shard))
 
 
 def _teacher_bytes(context: Context) -> int:

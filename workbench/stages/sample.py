@@ -197,7 +197,7 @@ class Loop:
             request = label_request(self.teller.labeler, wish.example, config, k)
         else:
             request = Request(
-                messages=self.writer.messages(wish.answer, wish.style),
+                messages=self.writer.messages(wish.answer, wish.style, wish.given),
                 temperature=config.sample.temperature,
                 max_tokens=200,
                 k=k,
@@ -222,13 +222,13 @@ class Loop:
     def _pair(self, wish: Wish, reply: str) -> tuple[Example, str]:
         """An inverse wish and what was written for it: the example, and its answer as text."""
         text = self.context.task.output.dump(wish.answer)
-        return example_from(self.context.task, self.writer.read(reply), wish.answer, wish.source), text
+        return example_from(self.context.task, wish, self.writer.read(reply)), text
 
 
-def example_from(task: Task, written: str, answer: Any, source: str) -> Example:
+def example_from(task: Task, wish: Wish, written: str) -> Example:
     """An example of what the teacher wrote; with an empty input where it does not fit the task's input model."""
-    field = next(iter(task.prompt.input.model_fields))
     try:
-        return task.example({field: written}, split="new", target=answer, source=source)
+        input_ = {**wish.given, task.written: written}
+        return task.example(input_, split="new", target=wish.answer, source=wish.source)
     except ValidationError:
-        return Example(id="", input={}, target=answer, split="new", source=source)
+        return Example(id="", input={}, target=wish.answer, split="new", source=wish.source)

@@ -14,6 +14,7 @@ from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.gate import held_out, text_of
 from workbench.stages.sample import Judgement
+from workbench.task import Task
 from workbench.types import Example, Row, Verdict
 
 CASES = 3  # of each reason for dropping; what the report shows
@@ -36,7 +37,7 @@ def run(context: Context) -> None:
     config = context.config.select
     seeds = context.examples("seed")
     judgements = read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement)
-    dropped = Dropped()
+    dropped = Dropped(context.task)
     passed = [
         Proposal(
             item.candidate.example.model_copy(update={"target": context.task.output.parse(item.candidate.text)}),
@@ -96,7 +97,8 @@ def _pools(context: Context, stock: Sequence[Example]) -> Pools:
 class Dropped:
     """How many were dropped for which reason, and the first few of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: Task) -> None:
+        self.task = task
         self.counts: Counter[str] = Counter()
         self.cases: dict[str, list[dict[str, str]]] = {}
 
@@ -104,19 +106,19 @@ class Dropped:
         self.counts[why] += 1
         cases = self.cases.setdefault(why, [])
         if len(cases) < CASES:
-            cases.append({"input": text_of(proposal.example), "text": proposal.completion, "reason": reason})
+            cases.append({"input": text_of(self.task, proposal.example), "text": proposal.completion, "reason": reason})
 
 
 class Gate:
     """Keeps out what is too like a dev or test input."""
 
     def __init__(self, context: Context, threshold: float, dropped: Dropped) -> None:
-        self.dropped = dropped
+        self.task, self.dropped = context.task, dropped
         self.held_out = held_out(context, threshold)
 
     def let_in(self, proposals: Sequence[Proposal]) -> Iterator[Proposal]:
         for proposal in proposals:
-            like = self.held_out.like(text_of(proposal.example))
+            like = self.held_out.like(text_of(self.task, proposal.example))
             if like is None:
                 yield proposal
             else:
@@ -128,7 +130,7 @@ def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Dropped)
     """The first of each set of near duplicates."""
     seen = NearDuplicates(threshold)
     for proposal in proposals:
-        text = text_of(proposal.example)
+        text = text_of(dropped.task, proposal.example)
         like = seen.like(text)
         if like is None:
             seen.add(text, text)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from workbench.errors import TeacherError
 from workbench.judge import judge_cheap
 from workbench.outputs.base import fold
-from workbench.sources.values import Pools, fits, holds_free_text, pools_of
+from workbench.sources.values import Pools, fits, holds_free_text, pools_of, spans
 from workbench.sources.writer import ANSWERS_A_CALL, VALUES_A_CALL, AnswerWriter, ValueWriter
 from workbench.stages.context import Context, write_json
 from workbench.task import Task
@@ -95,30 +95,33 @@ async def read_all(asker: Asker, requests: Sequence[Request], read: Callable[[st
 
 
 class Stands:
-    """Would a value pass the task's cheap validators, in an input that names all values of an answer word for word?
+    """Would a value pass the task's cheap validators in the place of a seed's own value, in the seed's text and answer alike?
 
-    Where the seed's own value would not (a value that is derived, not copied), any value stands.
+    Where no seed says its value word for word (it is derived, not copied), any value stands.
     """
 
     def __init__(self, task: Task, seeds: Sequence[Example], slot: str) -> None:
         self.task = task
-        self.answer, self.own = next(
-            (seed.target, found) for seed in seeds for found in task.output.slots(seed.target) if found.name == slot
-        )
-        self.judged = self._passes(self.own.value)
+        found = [
+            (seed, own)
+            for seed in seeds
+            for own in task.output.slots(seed.target)
+            if own.name == slot and len(spans(str(own.value), str(seed.input[task.written]))) == 1
+        ]
+        self.place = found[0] if found else None
 
     def __call__(self, value: str) -> bool:
-        return not self.judged or self._passes(value)
-
-    def _passes(self, value: Any) -> bool:
-        output = self.task.output
-        answer = output.replace(self.answer, self.own.path, value)
-        if not fits(output, answer):
+        if self.place is None:
+            return True
+        seed, own = self.place
+        answer = self.task.output.replace(seed.target, own.path, value)
+        if not fits(self.task.output, answer):
             return False
-        field = next(iter(self.task.prompt.input.model_fields))
-        said = " ; ".join(str(slot.value) for slot in output.slots(answer))
+        text = str(seed.input[self.task.written])
+        [(start, end)] = spans(str(own.value), text)
+        input_ = {**seed.input, self.task.written: text[:start] + value + text[end:]}
         try:
-            example = self.task.example({field: said}, split="new", target=answer)
+            example = self.task.example(input_, split="new", target=answer)
         except ValidationError:  # longer than the task's input may be
             return False
-        return judge_cheap(self.task, example, output.dump(answer)).outcome == "pass"
+        return judge_cheap(self.task, example, self.task.output.dump(answer)).outcome == "pass"

@@ -1,7 +1,7 @@
 """What to ask of the teacher: answers that want an input, inputs that want an answer."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -20,12 +20,13 @@ TOO_LIKE = 0.8  # a held-out input, by Jaccard similarity, to be shown to a teac
 
 
 class Wish(NamedTuple):
-    """`example` wants an answer; where it is None, `answer` wants an input in the given style."""
+    """`example` wants an answer; where it is None, `answer` wants an input in the given style, beside the `given` fields."""
 
     source: str
     example: Example | None = None
     answer: Any = None
     style: str = ""
+    given: Mapping[str, Any] = {}
 
 
 async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
@@ -36,55 +37,54 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
         return []
     rng = random.Random(config.seed)
     pools = await value_pools(context, asker, seeds, rng)
-    models = [*(seed.target for seed in seeds), *await new_answers(context, asker, seeds, rng)]
-    answers: dict[str, Any] = {}
+    models = [(seed.target, context.task.given(seed.input)) for seed in seeds]
+    if not any(given for _, given in models):  # what answers a schema, say, is not made up without it
+        models += [(answer, {}) for answer in await new_answers(context, asker, seeds, rng)]
+    wanted: dict[str, tuple[Any, dict[str, Any]]] = {}
     tries = 0
-    while len(answers) < config.inverse and tries < config.inverse * 5:
+    while len(wanted) < config.inverse and tries < config.inverse * 5:
         tries += 1
-        answer = exchanged(output, rng.choice(models), pools, rng)
+        model, given = rng.choice(models)
+        answer = exchanged(output, model, pools, rng)
         if rng.random() < JOINED:
-            other = exchanged(output, rng.choice(models), pools, rng)
+            other = exchanged(output, rng.choice([one for one, beside in models if beside == given]), pools, rng)
             answer = output.join(answer, other) or answer
         key = output.dump(fold(answer)) if output.slots(answer) else f"empty {tries}"
-        answers.setdefault(key, answer)
+        wanted.setdefault(key, (answer, given))
     writer = InputWriter(context.task, seeds)
-    wishes = [Wish("inverse", answer=answer, style=writer.style(rng)) for answer in answers.values()]
+    wishes = [Wish("inverse", None, answer, writer.style(rng), given) for answer, given in wanted.values()]
     rng.shuffle(wishes)
     return wishes
 
 
 async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
     """`sample.forward` new inputs: written for an answer like in `inverse`, but answered anew by the teacher."""
-    config = context.config.sample
+    config, task = context.config.sample, context.task
     rng = random.Random(config.seed + 1)
-    writer = InputWriter(context.task, seeds)
-    pools = pools_of(context.task.output, [seed.target for seed in seeds])
-    targets = [
-        exchanged(context.task.output, rng.choice(list(seeds)).target, pools, rng) for _ in range(config.forward)
-    ]
-    field = next(iter(context.task.prompt.input.model_fields))
-
-    def read(reply: str) -> list[Wish]:
-        try:
-            return [
-                Wish(
-                    "forward", example=context.task.example({field: writer.read(reply)}, split="new", source="forward")
-                )
-            ]
-        except ValidationError:  # what was written is no input of the task: one wish less
-            return []
-
+    writer = InputWriter(task, seeds)
+    pools = pools_of(task.output, [seed.target for seed in seeds])
+    models = [rng.choice(list(seeds)) for _ in range(config.forward)]
     requests = [
         Request(
-            messages=writer.messages(answer, writer.style(rng)),
+            messages=writer.messages(
+                exchanged(task.output, model.target, pools, rng), writer.style(rng), task.given(model.input)
+            ),
             temperature=config.temperature,
             max_tokens=200,
             k=k,
             purpose="write",
         )
-        for k, answer in enumerate(targets)
+        for k, model in enumerate(models)
     ]
-    return [wish for wishes in await read_all(asker, requests, read) for wish in wishes]
+    wishes = []
+    for model, texts in zip(models, await read_all(asker, requests, lambda reply: [writer.read(reply)]), strict=True):
+        for text in texts:
+            try:
+                example = task.example({**model.input, task.written: text}, split="new", source="forward")
+            except ValidationError:  # what was written is no input of the task: one wish less
+                continue
+            wishes.append(Wish("forward", example))
+    return wishes
 
 
 async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
@@ -93,7 +93,7 @@ async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]
     gate = held_out(context, TOO_LIKE)
     known = {seed.id for seed in seeds}
     found = [row for row in context.task.corpus() if row.id not in known]
-    wishes = [Wish("corpus", example=row) for row in found if gate.like(text_of(row)) is None]
+    wishes = [Wish("corpus", example=row) for row in found if gate.like(text_of(context.task, row)) is None]
     if len(wishes) < len(found):
         context.say(f"sample: {len(found) - len(wishes)} inputs of the corpus are too like a dev or test row")
     random.Random(context.config.sample.seed).shuffle(wishes)

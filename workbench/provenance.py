@@ -1,0 +1,78 @@
+"""The bill of materials: what an expert was made of. It travels in the GGUF's own metadata, so that the file alone tells.
+
+workbench.bill_of_materials   JSON, a `Bill`
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+
+from workbench.config import Config
+from workbench.models import CATALOGUE
+from workbench.task import Task
+from workbench.types import Frozen, Row
+
+KEY = "workbench.bill_of_materials"
+UNKNOWN = "not known"
+
+
+class Material(Frozen):
+    """Training rows of one source. `teacher` and `licence` are empty for rows that no teacher wrote or answered."""
+
+    source: str
+    rows: int
+    teacher: str = ""
+    licence: str = ""
+
+
+class Bill(Frozen):
+    """`shard` is the sha256 of the training rows; `calls` is how many of them rest on a teacher's call of their own."""
+
+    workbench: str
+    task: str
+    title: str
+    task_version: int
+    student: str
+    student_licence: str
+    teacher: str
+    teacher_licence: str
+    shard: str
+    calls: int
+    rows: tuple[Material, ...]
+
+
+def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill:
+    held = list(rows)
+    counts = Counter((row.source, row.teacher, row.licence) for row in held)
+    return Bill(
+        workbench=version("distillation-workbench"),
+        task=task.name,
+        title=task.title,
+        task_version=task.version,
+        student=config.student.model,
+        student_licence=_licence(config.student.model),
+        teacher=config.teacher.model,
+        teacher_licence=config.teacher.licence or _licence(config.teacher.model),
+        shard=shard,
+        calls=len({row.call for row in held if row.call}),
+        rows=tuple(
+            Material(source=source, rows=count, teacher=teacher, licence=licence)
+            for (source, teacher, licence), count in sorted(counts.items())
+        ),
+    )
+
+
+def told(bill: Bill) -> Iterator[str]:
+    """In lines for people."""
+    yield f"{bill.task} (version {bill.task_version}): {bill.title}"
+    yield f"student  {bill.student}, {bill.student_licence}"
+    yield f"teacher  {bill.teacher}, {bill.teacher_licence}"
+    yield f"rows     {sum(item.rows for item in bill.rows):,}, sha256 {bill.shard}, {bill.calls:,} calls of a teacher"
+    for item in bill.rows:
+        origin = f" by {item.teacher}, {item.licence or UNKNOWN}" if item.teacher else ""
+        yield f"         {item.rows:,} {item.source}{origin}"
+    yield f"made by  distillation workbench {bill.workbench}"
+
+
+def _licence(model: str) -> str:
+    return CATALOGUE[model].licence if model in CATALOGUE else UNKNOWN
