@@ -130,6 +130,21 @@ def estimate(
 
 
 @app.command()
+def teachers(
+    task: TaskArg,
+    teacher: Annotated[
+        list[str], typer.Option(help="A name as for run, or NAME@URL for a server. Give it several times.")
+    ],
+    rows: Annotated[int, typer.Option(min=1, help="How many dev rows.")] = 40,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
+) -> None:
+    """Measure teachers on dev rows (score, what passes, time, cost) and recommend one."""
+    from workbench import commands
+
+    commands.teachers(task, teacher, rows, set_ or [])
+
+
+@app.command()
 def audit(
     expert: Annotated[Path, typer.Argument(help="An expert's folder, or its GGUF file.")],
     json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from workbench import models, pipeline, plan, provenance, registry, terms
 from workbench.config import Config, load_config
 from workbench.edge.quantizer import QUANTS
-from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError
+from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError, TeacherError
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
@@ -262,6 +262,28 @@ def estimate(name: str, config: Config) -> None:
 
     for line in estimated(registry.load(name), config):
         print(line)
+
+
+def teachers(name: str, named: Sequence[str], rows: int, sets: list[str]) -> None:
+    """Each teacher's figures on dev, and the one to take. One that fails is told and left out."""
+    from workbench.ledger import Ledger
+    from workbench.stages import roster
+
+    task, found = registry.load(name), []
+    with Ledger(Path.cwd() / ".workbench" / "ledger.sqlite", run="teachers") as ledger:
+        for each in dict.fromkeys(named):
+            model, at, url = each.partition("@http")
+            more = [f"teacher.base_url=http{url}"] if at else []
+            try:
+                found.append(
+                    roster.tried(task, settings("full", None, [*sets, *more], teacher=model, student=""), ledger, rows)
+                )
+            except TeacherError as error:
+                print(f"{each}: {error}\n{error.hint}".strip(), file=sys.stderr)
+    if not found:
+        raise TeacherError("no teacher could be measured", "look at what was told of each", kind="refused", fatal=True)
+    print("\n".join(roster.told(found)))
+    print(roster.recommended(found, task.floor)[1])
 
 
 def audit(expert: Path, *, as_json: bool) -> None:

@@ -119,7 +119,7 @@ def reject(input: dict[str, Any], text: str, *, by: str) -> Probe:
 
 @dataclass(frozen=True)
 class Task:
-    """One narrow job. `values` are extra values for slots, by slot name, that the author can offer for recombination."""
+    """One narrow job. A teacher whose exact match on dev is below `floor` percent is refused."""
 
     prompt: Prompt
     data: Data
@@ -127,6 +127,7 @@ class Task:
     sources: Sequence[Source] = ("seed", "recombine", "inverse")
     probes: Sequence[Probe] = ()
     styles: Sequence[str] = ()
+    floor: float = 0.0
     name: str = ""
     title: str = ""
     version: int = 1

@@ -20,6 +20,7 @@ from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Reply, Request
 
+ANSWERED = 0.9  # of the dev rows, at least
 MODES = ("group", "fixed", "nearest")
 
 
@@ -31,19 +32,30 @@ def tried(config: ShotsConfig) -> tuple[str, ...]:
 
 
 def run(context: Context) -> None:
-    """Writes shots.json: the mode kept, and each tried mode's dev score."""
+    """Writes shots.json: the mode kept, and each tried mode's dev score. Raises TeacherError below the task's floor."""
     mode: str = context.config.shots.mode
     tables: dict[str, Table] = {}
     rights: dict[str, list[bool]] = {}
-    if mode == "auto":
+    if mode == "auto" or context.task.floor:
         dev = context.examples("dev")[: context.config.shots.rows]
         tables, rights = asyncio.run(_try_all(context, dev))
         mode = kept(rights)
         context.say(f"shots: {mode} is kept: " + ", ".join(f"{k} {v['exact'].value:.1f}" for k, v in tables.items()))
+        _above(context.task.floor, context.config.teacher.model, tables[mode]["exact"].value)
     write_json(
         context.out / "shots.json",
         {"mode": mode, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tables.items()}},
     )
+
+
+def _above(floor: float, teacher: str, exact: float) -> None:
+    if exact < floor:
+        raise TeacherError(
+            f"{teacher} has {exact:.1f} exact on dev; the task asks for {floor:g} of a teacher",
+            "take a better one (`workbench teachers TASK --teacher A --teacher B` compares), more seeds, or a lower `floor`",
+            kind="refused",
+            fatal=True,
+        )
 
 
 def kept(rights: Mapping[str, Sequence[bool]]) -> str:
@@ -68,14 +80,7 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
         labelers = [Labeler(context.task, context.examples("seed"), mode, context.config.shots) for mode in modes]
         found = await asyncio.gather(*(label_all(asker, labeler, dev, context.config) for labeler in labelers))
         for mode, replies in zip(modes, found, strict=True):
-            answered = [(row, reply.text) for row, reply in zip(dev, replies, strict=True) if reply is not None]
-            if len(answered) < 0.9 * len(dev):
-                raise TeacherError(
-                    f"the teacher answered only {len(answered)} of {len(dev)} dev rows",
-                    "`.workbench/ledger.sqlite` holds the failures; the same command asks again for what is missing",
-                    kind="refused",
-                    fatal=True,
-                )
+            answered = answers(dev, replies)
             rows, texts = zip(*answered, strict=True)
             tables[mode] = score_replies(context.task.output, rows, texts)
             rights[mode] = [_right(context.task.output, row, reply) for row, reply in zip(dev, replies, strict=True)]
@@ -83,6 +88,19 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
         return tables, rights
     finally:
         await teacher.aclose()
+
+
+def answers(rows: Sequence[Example], replies: Sequence[Reply | None]) -> list[tuple[Example, str]]:
+    """The rows that were answered. Raises TeacherError where too many were not for a score to mean something."""
+    found = [(row, reply.text) for row, reply in zip(rows, replies, strict=True) if reply is not None]
+    if len(found) < ANSWERED * len(rows):
+        raise TeacherError(
+            f"the teacher answered only {len(found)} of {len(rows)} dev rows",
+            "`.workbench/ledger.sqlite` holds the failures; the same command asks again for what is missing",
+            kind="refused",
+            fatal=True,
+        )
+    return found
 
 
 def asker_for(context: Context, teacher: Teacher, limits: Limits | None = None) -> Asker:

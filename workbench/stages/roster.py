@@ -1,0 +1,123 @@
+"""Teachers on trial: each labels the same dev rows with the same few-shot block, and is judged by the task's validators.
+
+What a teacher is worth for making rows is more than its score: how much of what it answers passes (yield), how much of that
+is right (precision), and what a request costs in time and money.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from statistics import median
+
+from workbench.config import Config
+from workbench.judge import judge_cheap
+from workbench.ledger import Ledger
+from workbench.scoring import Score
+from workbench.stages.shots import answers, label_all, parsed, score_replies
+from workbench.task import Task
+from workbench.teachers.asker import Asker
+from workbench.teachers.build import build_teacher
+from workbench.teachers.prompts import Labeler
+from workbench.types import Frozen
+
+
+class Tried(Frozen):
+    """One teacher's figures. Shares in percent; `seconds` is the median of a request as it was sent, beside others;
+    `money` is of a thousand requests. `right`: row by row; an answer that did not come is wrong."""
+
+    teacher: str
+    licence: str
+    rows: int
+    unanswered: int
+    exact: Score
+    passing: float
+    precision: float
+    seconds: float
+    tokens_in: float
+    tokens_out: float
+    money: float
+    right: tuple[bool, ...]
+
+
+def tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried:
+    """One teacher on the first `rows` dev rows; what the ledger holds is not asked again. Raises TeacherError."""
+    return asyncio.run(_tried(task, config, ledger, rows))
+
+
+async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried:
+    mode = "group" if config.shots.mode == "auto" else config.shots.mode
+    dev = task.examples("dev")[:rows]
+    teacher = build_teacher(config.teacher, config.runtime)
+    price = (config.teacher.price_in, config.teacher.price_out)
+    try:
+        asker = Asker(
+            teacher,
+            ledger,
+            concurrency=max(config.runtime.concurrency, teacher.at_once),
+            attempts=config.runtime.attempts,
+            price=price,
+        )
+        replies = await label_all(asker, Labeler(task, task.examples("seed"), mode, config.shots), dev, config)
+    finally:
+        await teacher.aclose()
+    answers(dev, replies)
+    texts = [reply.text if reply else "" for reply in replies]
+    values = [parsed(task.output, text) for text in texts]
+    right = [value is not None and task.output.same(value, row.target) for value, row in zip(values, dev, strict=True)]
+    passes = [  # as an answer to a new input, whose target nobody knows
+        judge_cheap(task, row.model_copy(update={"target": None}), text).outcome == "pass"
+        for row, text in zip(dev, texts, strict=True)
+    ]
+    came = [reply for reply in replies if reply is not None]
+    reads, writes = ([getattr(r.usage, name) for r in came] for name in ("prompt_tokens", "completion_tokens"))
+    per_request = [sum(found) / max(1, len(came)) for found in (reads, writes)]
+    return Tried(
+        teacher=config.teacher.model,
+        licence=teacher.licence,
+        rows=len(dev),
+        unanswered=len(dev) - len(came),
+        exact=score_replies(task.output, dev, texts)["exact"],
+        passing=100 * sum(passes) / max(1, len(dev)),
+        precision=100 * sum(a and b for a, b in zip(passes, right, strict=True)) / max(1, sum(passes)),
+        seconds=median([reply.seconds for reply in came]) if came else math.nan,
+        tokens_in=per_request[0],
+        tokens_out=per_request[1],
+        money=sum(tokens * cost for tokens, cost in zip(per_request, price, strict=True)) / 1e3,
+        right=tuple(right),
+    )
+
+
+def recommended(found: Sequence[Tried], floor: float) -> tuple[Tried | None, str]:
+    """The cheapest teacher (by money, then by time) that is not plainly worse than the best one, and why; None where all
+    are below the task's floor. Plainly: by more than one standard error of the paired difference."""
+    able = [item for item in found if item.exact.value >= floor]
+    if not able:
+        return None, f"none reaches the task's floor of {floor:g} exact: take a larger teacher, or better seeds"
+    best = max(able, key=lambda item: item.exact.value)
+    near = [item for item in able if not _plainly_worse(item, best)]
+    chosen = min(near, key=lambda item: (item.money, item.seconds))
+    if chosen is best:
+        return best, f"{best.teacher} is the best" + (", and none as good is cheaper" if len(near) > 1 else "")
+    return chosen, f"{chosen.teacher} is cheaper than {best.teacher}, and not plainly worse"
+
+
+def _plainly_worse(item: Tried, best: Tried) -> bool:
+    pairs = list(zip(item.right, best.right, strict=True))
+    gained, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+    return lost - gained > math.sqrt(gained + lost)
+
+
+def told(found: Sequence[Tried]) -> list[str]:
+    """A table in lines."""
+    wide = max(len(item.teacher) for item in found)
+    lines = [
+        f"{'teacher':{wide}}  {'exact %':>19}  {'passing %':>9}  {'right of these %':>16}  {'seconds':>7}"
+        f"  {'tokens in':>9}  {'out':>5}  {'money / 1000':>12}  unanswered"
+    ]
+    for item in found:
+        interval = f"{item.exact.value:.1f} ({item.exact.low:.1f} to {item.exact.high:.1f})"
+        lines.append(
+            f"{item.teacher:{wide}}  {interval:>19}  {item.passing:9.1f}  {item.precision:16.1f}  {item.seconds:7.2f}"
+            f"  {item.tokens_in:9,.0f}  {item.tokens_out:5,.0f}  {item.money:12.4f}  {item.unanswered}"
+        )
+    return lines
