@@ -5,6 +5,7 @@
  {"name":"toggle_setting","arguments":{"setting":"do_not_disturb","on":true}}]
 """
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -180,8 +181,9 @@ NEXT_WISH = (
 
 def body_said(value: object, text: str) -> bool:
     """A message's body stands in the request, whatever word it begins with, but not at the head of it, and no `if` is lost."""
-    before, found, _ = text.partition(" ".join(str(value).casefold().split()))
-    return bool(found and before) and before.split()[-1] not in ("if", "whether")
+    body = " ".join(str(value).casefold().split())
+    found = re.finditer(rf"(?<!\w){re.escape(body)}(?!\w)", text) if body else ()
+    return any(match.start() > 0 and not re.search(r"\b(if|whether) $", text[: match.start()]) for match in found)
 
 
 @task(version=1)

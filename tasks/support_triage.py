@@ -73,8 +73,8 @@ def order_number(judged: Judged) -> str | None:
     """The order's own number, and not left out where it is called so."""
     number, text = judged.value["order_number"], judged.example.input["text"].casefold()
     if number is None:
-        found = re.search(ORDER, text)
-        return f"{found.group(1)!r} is called an order number" if found else None
+        called = (m for m in re.finditer(ORDER, text) if not re.search(OTHER_NUMBERS, text[: m.start(1)]))
+        return next((f"{found.group(1)!r} is called an order number" for found in called), None)
     if number.startswith("#") or not re.search(r"\d", number):
         return f"{number!r} is no order number"
     found = re.search(OTHER_NUMBERS, text[: text.find(number.casefold())])
@@ -139,6 +139,10 @@ def support_triage() -> Task:
                 {"text": "Where is my tent? Order A-101"},
                 '{"queue":"delivery","urgency":"normal","product":"tent","order_number":null,"summary":""}',
                 by="order_number",
+            ),
+            accept(
+                {"text": "I was charged twice, invoice #12345"},
+                '{"queue":"billing","urgency":"high","product":null,"order_number":null,"summary":""}',
             ),
             reject(
                 {"text": "Where is my tent? Tracking 00340"},

@@ -336,3 +336,11 @@ def test_the_lock_file_can_be_read(project: Path) -> None:
     written = json.loads(lock.read_text())
     assert [entry["stage"] for entry in written["stages"]] == ["examples"]
     assert written["command"] == "workbench run talk.py --until examples"
+
+
+def test_an_estimate_is_an_upper_bound_and_asks_nothing(project: Path) -> None:
+    done = here(project, "estimate", "talk.py", "--set", "sample.inverse=60")
+    assert done.returncode == 0, done.stderr
+    inputs = next(line.split() for line in done.stdout.splitlines() if line.startswith("write inputs"))
+    assert inputs[2] == "60" and "at most" in done.stdout
+    assert not (project / ".workbench").exists()

@@ -15,8 +15,9 @@ def loss_and_grads(bias: bool, seed: int = 0) -> tuple[float, dict[str, torch.Te
                          num_key_value_heads=2, vocab_size=50, attention_bias=bias)  # fmt: skip
     model = lora.with_lora(LlamaForCausalLM(config), r=3, alpha=6, dropout=0.0, dtype=torch.float32)
     trained = {name: param for name, param in model.named_parameters() if param.requires_grad}
-    for param in trained.values():
-        torch.nn.init.normal_(param, std=0.3)  # peft begins with B = 0: A would have no gradient
+    for name, param in model.named_parameters():
+        if param.requires_grad or name.endswith(".bias"):  # peft begins with B = 0, transformers with a bias of 0
+            torch.nn.init.normal_(param, std=0.3)
     ids = torch.randint(0, 50, (3, 7))
     loss = model(input_ids=ids, labels=ids).loss
     loss.backward()

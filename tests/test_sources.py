@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from workbench.validators import equivalent, grounded, parses, schema
 
 from workbench import Calls, Data, Prompt, Record, Task
+from workbench.errors import TaskError
 from workbench.judge import judge_cheap
 from workbench.outputs import Output
 from workbench.sources.recombine import recombine
@@ -277,18 +278,37 @@ class Question(BaseModel):
 def test_what_is_given_beside_the_written_field_stays_with_its_rows() -> None:
     """The longer field is the given one: length has no say in which is written."""
     task = Task(Prompt(Question, CALLS, "Do it."), Data(Path()), VALIDATORS, title="Turns a wish into calls.")
-    books = ("anna, ben, carla and the whole street", "dan, eve, fritz and the whole village")
+    books = {
+        "anna, ben, carla and the whole street": ("anna", "ben"),
+        "dan, eve, fritz and the village": ("dan", "eve"),
+    }
     rows = [
-        task.example({"text": text, "phone_book": book}, split="seed", target=target)
-        for book in books
-        for text, target in ROWS
+        task.example(
+            {"text": f"tell {name} {body}", "phone_book": book},
+            split="seed",
+            target=[{"name": "send_message", "arguments": {"contact": name, "body": body}}],
+        )
+        for book, names in books.items()
+        for name in names
+        for body in ("the soup is ready", "we leave at nine")
     ]
-    made = recombine(task, rows, pools_of(CALLS, [row.target for row in rows]), 60, 0)
-    assert len(made) == 60 and {row.input["phone_book"] for row in made} == set(books)
-    assert all(row.input["text"] and not row.input["text"].startswith(books) for row in made)
+    made = recombine(task, rows, pools_of(CALLS, [row.target for row in rows]), 40, 0)
+    assert len(made) > 20 and {row.input["phone_book"] for row in made} == set(books)
+    for row in made:
+        assert {call["arguments"]["contact"] for call in row.target} <= set(books[row.input["phone_book"]])
+    assert any(len(row.target) == 2 for row in made)
 
     writer = InputWriter(task, rows)
     system, *shots, last = writer.messages(rows[0].target, "short", task.given(rows[0].input))
     assert "(text)" in system.content
     assert shots[1].content in {row.input["text"] for row in rows}, "what is written is the text alone"
-    assert books[0] in last.content and "answer: " in last.content
+    assert rows[0].input["phone_book"] in last.content and "answer: " in last.content
+
+
+def test_what_a_person_writes_is_the_first_field_and_text() -> None:
+    class Ticket(BaseModel):
+        number: int
+        text: str
+
+    with pytest.raises(TaskError, match="first field of Ticket is not `str`"):
+        Prompt(Ticket, CALLS, "Do it.")

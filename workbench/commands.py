@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from workbench import models, pipeline, plan, provenance, registry, terms
 from workbench.config import Config, load_config
 from workbench.edge.quantizer import QUANTS
-from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError, TeacherError
+from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError, TeacherError, WorkbenchError
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
@@ -278,7 +278,7 @@ def teachers(name: str, named: Sequence[str], rows: int, sets: list[str]) -> Non
                 found.append(
                     roster.tried(task, settings("full", None, [*sets, *more], teacher=model, student=""), ledger, rows)
                 )
-            except TeacherError as error:
+            except WorkbenchError as error:
                 print(f"{each}: {error}\n{error.hint}".strip(), file=sys.stderr)
     if not found:
         raise TeacherError("no teacher could be measured", "look at what was told of each", kind="refused", fatal=True)

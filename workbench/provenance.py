@@ -6,6 +6,7 @@ workbench.bill_of_materials   JSON, a `Bill`
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 from workbench.config import Config
 from workbench.models import CATALOGUE
@@ -13,11 +14,11 @@ from workbench.task import Task
 from workbench.types import Frozen, Row
 
 KEY = "workbench.bill_of_materials"
-UNKNOWN = "not known"
+UNKNOWN = "unknown"
 
 
 class Material(Frozen):
-    """Training rows of one source. `teacher` and `licence` are empty for rows that no teacher wrote or answered."""
+    """Training rows of one source. `teacher` and `licence` are empty for rows that no teacher had a part in."""
 
     source: str
     rows: int
@@ -43,16 +44,17 @@ class Bill(Frozen):
 
 def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill:
     held = list(rows)
-    counts = Counter((row.source, row.teacher, row.licence) for row in held)
+    counts = Counter((row.source, _name(row.teacher), row.licence) for row in held)
     return Bill(
         workbench=version("distillation-workbench"),
         task=task.name,
         title=task.title,
         task_version=task.version,
-        student=config.student.model,
+        student=_name(config.student.model),
         student_licence=_licence(config.student.model),
-        teacher=config.teacher.model,
-        teacher_licence=config.teacher.licence or _licence(config.teacher.model),
+        teacher=_name(config.teacher.model),
+        teacher_licence=config.teacher.licence
+        or (UNKNOWN if config.teacher.base_url else _licence(config.teacher.model)),
         shard=shard,
         calls=len({row.call for row in held if row.call}),
         rows=tuple(
@@ -72,6 +74,12 @@ def told(bill: Bill) -> Iterator[str]:
         origin = f" by {item.teacher}, {item.licence or UNKNOWN}" if item.teacher else ""
         yield f"         {item.rows:,} {item.source}{origin}"
     yield f"made by  distillation workbench {bill.workbench}"
+
+
+def _name(model: str) -> str:
+    """Without what is this machine's own: a server's address, a file's folder, size and time."""
+    name = model.partition("@")[0].partition(" ")[0]
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def _licence(model: str) -> str:

@@ -37,7 +37,13 @@ class Prompt:
     student: str = "{text}"
 
     def __post_init__(self) -> None:
-        """Raises TaskError where `student` asks for a field that the input does not have."""
+        """Raises TaskError where the input's first field is no text, or `student` asks for a field that it does not have."""
+        first = next(iter(self.input.model_fields.items()), None)
+        if first is None or first[1].annotation is not str:
+            raise TaskError(
+                f"the first field of {self.input.__name__} is not `str`",
+                "put what a person writes first; the other fields are given beside it",
+            )
         try:
             named = [name for _, name, _, _ in string.Formatter().parse(self.student) if name is not None]
         except ValueError as error:

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from workbench.digest import digest
 from workbench.outputs import Output, ParseError, Slot
-from workbench.sources.values import Pools, drawn, everywhere, fits, number_span, spans
+from workbench.sources.values import Pools, drawn, everywhere, fits, number_span, pools_of, spans
 from workbench.task import Task
 from workbench.types import Example
 
@@ -25,15 +26,23 @@ def recombine(
 ) -> list[Example]:
     """Up to `count` new examples with targets, none equal to another. `rows` need targets; what a person wrote is varied."""
     rng = random.Random(seed)
+    beside: dict[str, list[Example]] = {}  # a row's mates are those that were given the same
+    for row in rows:
+        beside.setdefault(digest(task.given(row.input)), []).append(row)
+    if len(beside) > 1:
+        own = {key: pools_of(task.output, [row.target for row in mates]) for key, mates in beside.items()}
+    else:
+        own = dict.fromkeys(beside, pools)
     made: dict[str, Example] = {}
     known = {row.id for row in rows}
     for _ in range(count * 4):
         if len(made) >= count:
             break
-        row, other = rng.choice(rows), rng.choice(rows)
-        text, target = _vary(task, row, pools, rng)
-        if rng.random() < join_share and task.given(row.input) == task.given(other.input):
-            more, other_target = _vary(task, other, pools, rng)
+        row = rng.choice(rows)
+        mates = digest(task.given(row.input))
+        text, target = _vary(task, row, own[mates], rng)
+        if rng.random() < join_share:
+            more, other_target = _vary(task, rng.choice(beside[mates]), own[mates], rng)
             joined = task.output.join(target, other_target)
             if joined is not None:
                 text, target = text.rstrip(" .!?,") + rng.choice(JOINTS) + more, joined

@@ -16,6 +16,7 @@ VALUES_A_CALL = 25
 ANSWERS_A_CALL = 8
 LONGEST_VALUE = 80  # characters
 SHOTS = 16
+GIVEN = "given_"  # so that an input's `answer` is not the answer
 
 
 class ValueWriter:
@@ -105,7 +106,7 @@ class InputWriter:
             }
             for seed in in_turn[:SHOTS]
         ]
-        beside = [name for name in task.prompt.input.model_fields if name != task.written]
+        beside = [GIVEN + name for name in task.prompt.input.model_fields if name != task.written]
         self.program = Program(
             f"{', '.join([*beside, 'answer', 'style'])} -> request",
             f"{task.title}\n{task.prompt.instructions.strip()}\n\n{task.output.describe()}\n\n"
@@ -119,7 +120,7 @@ class InputWriter:
         return self.program.messages(self.demos, self._fields(answer, style, given))
 
     def _fields(self, answer: Any, style: str, given: Mapping[str, Any]) -> dict[str, str]:
-        beside = {name: str(value) for name, value in given.items() if value is not None}
+        beside = {GIVEN + name: "" if value is None else str(value) for name, value in given.items()}
         return {**beside, "answer": self.task.output.dump(answer), "style": style}
 
     def _said(self, seed: Example) -> str:

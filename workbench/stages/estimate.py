@@ -27,7 +27,7 @@ def estimated(task: Task, config: Config) -> list[str]:
     label = max(_chars([labeler.messages(row) for row in dev]) for labeler in labelers)
     writer, values, rng = InputWriter(task, seeds), ValueWriter(task, seeds), random.Random(0)
     slots = [slot for slot, known in values.values.items() if known]
-    write = _chars([writer.messages(seed.target, "short") for seed in seeds[:10]])
+    write = _chars([writer.messages(seed.target, "short", task.given(seed.input)) for seed in seeds[:10]])
     more = _chars([values.messages(slot, rng) for slot in slots])
     answer = sum(len(task.output.dump(seed.target)) for seed in seeds) / len(seeds)
     answerer = AnswerWriter(task, seeds)
@@ -39,7 +39,7 @@ def estimated(task: Task, config: Config) -> list[str]:
     looks = sum(getattr(validator, "votes", 1) for validator in task.dear)
     judged = (inverse + forward + corpus) * sample.candidates
     plan = [
-        ("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 else 0, label, answer),
+        ("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 or task.floor else 0, label, answer),
         ("write values", len(slots) * rounds, more, VALUES_A_CALL * VALUE_CHARS),
         ("write answers", len(answerer.groups) * -(-written // ANSWERS_A_CALL), new, ANSWERS_A_CALL * answer),
         ("write inputs", inverse * sample.candidates + forward, write, answer),

@@ -9,14 +9,14 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from workbench.config import Config
+from workbench.config import Config, TeacherConfig
 from workbench.judge import judge_cheap
 from workbench.ledger import Ledger
 from workbench.scoring import Score
 from workbench.stages.shots import answers, label_all, parsed, score_replies
 from workbench.task import Task
 from workbench.teachers.asker import Asker
-from workbench.teachers.build import build_teacher
+from workbench.teachers.build import build_teacher, known_as
 from workbench.teachers.prompts import Labeler
 from workbench.types import Frozen
 
@@ -48,7 +48,8 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
     mode = "group" if config.shots.mode == "auto" else config.shots.mode
     dev = task.examples("dev")[:rows]
     teacher = build_teacher(config.teacher, config.runtime)
-    price = (config.teacher.price_in, config.teacher.price_out)
+    paid = config.teacher if config.teacher.base_url else TeacherConfig()  # what runs here costs time alone
+    price = (paid.price_in, paid.price_out)
     try:
         asker = Asker(
             teacher,
@@ -72,7 +73,7 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
     reads, writes = ([getattr(r.usage, name) for r in came] for name in ("prompt_tokens", "completion_tokens"))
     per_request = [sum(found) / max(1, len(came)) for found in (reads, writes)]
     return Tried(
-        teacher=config.teacher.model,
+        teacher=known_as(config.teacher),
         licence=teacher.licence,
         rows=len(dev),
         unanswered=len(dev) - len(came),
@@ -88,8 +89,11 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
 
 
 def recommended(found: Sequence[Tried], floor: float) -> tuple[Tried | None, str]:
-    """The cheapest teacher (by money, then by time) that is not plainly worse than the best one, and why; None where all
-    are below the task's floor. Plainly: by more than one standard error of the paired difference."""
+    """The cheapest teacher that is not plainly worse than the best one, and why; None where all are below the task's floor.
+
+    Cheapest by money, then by time; what runs here costs no money. Plainly: by more than one standard error of the paired
+    difference.
+    """
     able = [item for item in found if item.exact.value >= floor]
     if not able:
         return None, f"none reaches the task's floor of {floor:g} exact: take a larger teacher, or better seeds"
@@ -98,7 +102,8 @@ def recommended(found: Sequence[Tried], floor: float) -> tuple[Tried | None, str
     chosen = min(near, key=lambda item: (item.money, item.seconds))
     if chosen is best:
         return best, f"{best.teacher} is the best" + (", and none as good is cheaper" if len(near) > 1 else "")
-    return chosen, f"{chosen.teacher} is cheaper than {best.teacher}, and not plainly worse"
+    gain = "cheaper" if chosen.money < best.money else "faster"
+    return chosen, f"{chosen.teacher} is {gain} than {best.teacher}, and not plainly worse"
 
 
 def _plainly_worse(item: Tried, best: Tried) -> bool:

@@ -77,12 +77,15 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     making = [asyncio.create_task(make(context, asker, seeds)) for make in _makers(context.task)]
     wishes = 0
     try:
+        await asyncio.sleep(0)  # a corpus that cannot be read is told before anything is asked
         for made in making:
+            _raise_what_broke(making)
             found = await made
             wishes += len(found)
             stopped = await loop.walk(found)
             if stopped:
                 break
+        _raise_what_broke(making)
         stopped = stopped or asker.ended or "enough"  # it may have ended while the wishes were made
     except TeacherError as error:
         if error.kind != "budget":
@@ -119,6 +122,14 @@ def _makers(task: Task) -> list[Maker]:
     """Of the wishes, a source each, in the task's order."""
     makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes, "corpus": corpus_wishes}
     return [makers[source] for source in task.sources if source in makers]
+
+
+def _raise_what_broke(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """A budget's end is told by the asker, and by what else was asked."""
+    for task in tasks:
+        error = task.exception() if task.done() and not task.cancelled() else None
+        if error is not None and not (isinstance(error, TeacherError) and error.kind == "budget"):
+            raise error
 
 
 async def _given_up(tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -161,6 +172,10 @@ class Loop:
                         f"{self.passed} passed of {len(self.judged)} candidates"
                     )
                 if len(self.judged) >= config.hopeless_after and self.passed < config.hopeless_yield * len(self.judged):
+                    if (
+                        not self.asker.teacher.at_once
+                    ):  # what is under way at an API is paid for: into the ledger with it
+                        await asyncio.gather(*ahead)
                     return f"hopeless: {self.passed} of {len(self.judged)} candidates passed"
         finally:
             await _given_up(ahead)

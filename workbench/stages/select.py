@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from typing import NamedTuple
 
-from workbench.duplicates import NearDuplicates
 from workbench.errors import DataError
 from workbench.judge import judge_cheap
 from workbench.scoring import shuffled
 from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
-from workbench.stages.gate import held_out, text_of
+from workbench.stages.gate import Inputs, held_out, text_of
 from workbench.stages.sample import Judgement
 from workbench.task import Task
 from workbench.types import Example, Row, Verdict
@@ -36,7 +35,7 @@ def run(context: Context) -> None:
     """Writes rows.jsonl (the shard) and funnel.json. Raises DataError where nothing is left."""
     config = context.config.select
     seeds = context.examples("seed")
-    judgements = read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement)
+    judgements = list(read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement))
     dropped = Dropped(context.task)
     passed = [
         Proposal(
@@ -63,7 +62,9 @@ def run(context: Context) -> None:
         # human rows are what recombination is best at: they are drawn as often as all the teacher's rows together
         weighted = seeds * max(1, len(taught) // max(1, len(seeds))) + stock[len(seeds) :]
         made = recombine(context.task, weighted, pools, config.recombine, config.seed)
-        mixed = list(gate.let_in([_judged(context, example) for example in made]))
+        mixed = [
+            _of_teachers(proposal, judgements) for proposal in gate.let_in([_judged(context, row) for row in made])
+        ]
     mixed = [proposal for proposal in mixed if _passes(proposal, dropped)]
     kept = [*_repeated(human, config.seed_repeats), *taught, *mixed]
     again = _still(context, human, taught, kept)
@@ -113,12 +114,12 @@ class Gate:
     """Keeps out what is too like a dev or test input."""
 
     def __init__(self, context: Context, threshold: float, dropped: Dropped) -> None:
-        self.task, self.dropped = context.task, dropped
+        self.dropped = dropped
         self.held_out = held_out(context, threshold)
 
     def let_in(self, proposals: Sequence[Proposal]) -> Iterator[Proposal]:
         for proposal in proposals:
-            like = self.held_out.like(text_of(self.task, proposal.example))
+            like = self.held_out.like(proposal.example)
             if like is None:
                 yield proposal
             else:
@@ -128,12 +129,11 @@ class Gate:
 
 def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Dropped) -> Iterator[Proposal]:
     """The first of each set of near duplicates."""
-    seen = NearDuplicates(threshold)
+    seen = Inputs(dropped.task, threshold)
     for proposal in proposals:
-        text = text_of(dropped.task, proposal.example)
-        like = seen.like(text)
+        like = seen.like(proposal.example)
         if like is None:
-            seen.add(text, text)
+            seen.add(text_of(dropped.task, proposal.example), proposal.example)
             yield proposal
         else:
             dropped.add("near duplicate", proposal, f"too like a row that came before it: {like}")
@@ -142,6 +142,12 @@ def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Dropped)
 def _judged(context: Context, example: Example) -> Proposal:
     text = context.task.output.dump(example.target)
     return Proposal(example, text, judge_cheap(context.task, example, text))
+
+
+def _of_teachers(proposal: Proposal, judgements: Sequence[Judgement]) -> Proposal:
+    """A row that was made of others: any of them, and any value in it, may be a teacher's, and its terms hold for it."""
+    teachers, licences = {item.teacher for item in judgements}, {item.licence for item in judgements}
+    return proposal._replace(teacher=", ".join(sorted(teachers)), licence=", ".join(sorted(licences)))
 
 
 def _passes(proposal: Proposal, dropped: Dropped) -> bool:

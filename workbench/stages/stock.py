@@ -97,7 +97,7 @@ async def read_all(asker: Asker, requests: Sequence[Request], read: Callable[[st
 class Stands:
     """Would a value pass the task's cheap validators in the place of a seed's own value, in the seed's text and answer alike?
 
-    Where no seed says its value word for word (it is derived, not copied), any value stands.
+    Where no seed says its value word for word, and in no other slot too, any value stands.
     """
 
     def __init__(self, task: Task, seeds: Sequence[Example], slot: str) -> None:
@@ -106,7 +106,9 @@ class Stands:
             (seed, own)
             for seed in seeds
             for own in task.output.slots(seed.target)
-            if own.name == slot and len(spans(str(own.value), str(seed.input[task.written]))) == 1
+            if own.name == slot
+            and len(spans(str(own.value), str(seed.input[task.written]))) == 1
+            and sum(fold(str(own.value)) in fold(str(each.value)) for each in task.output.slots(seed.target)) == 1
         ]
         self.place = found[0] if found else None
 

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from workbench.digest import digest
 from workbench.outputs.base import fold
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
-from workbench.stages.gate import held_out, text_of
+from workbench.stages.gate import held_out
 from workbench.stages.stock import new_answers, read_all, value_pools
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
@@ -38,19 +39,23 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     rng = random.Random(config.seed)
     pools = await value_pools(context, asker, seeds, rng)
     models = [(seed.target, context.task.given(seed.input)) for seed in seeds]
-    if not any(given for _, given in models):  # what answers a schema, say, is not made up without it
-        models += [(answer, {}) for answer in await new_answers(context, asker, seeds, rng)]
-    wanted: dict[str, tuple[Any, dict[str, Any]]] = {}
+    if not any(value is not None for _, given in models for value in given.values()):
+        nothing = models[0][1]  # what answers a schema, say, is not made up without it
+        models += [(answer, nothing) for answer in await new_answers(context, asker, seeds, rng)]
+    else:
+        pools = {}  # nor is a value of another schema's answer
+    wanted: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
     tries = 0
     while len(wanted) < config.inverse and tries < config.inverse * 5:
         tries += 1
         model, given = rng.choice(models)
-        answer = exchanged(output, model, pools, rng)
+        beside = [one for one, its in models if its == given]
+        values = pools or pools_of(output, beside)
+        answer = exchanged(output, model, values, rng)
         if rng.random() < JOINED:
-            other = exchanged(output, rng.choice([one for one, beside in models if beside == given]), pools, rng)
-            answer = output.join(answer, other) or answer
+            answer = output.join(answer, exchanged(output, rng.choice(beside), values, rng)) or answer
         key = output.dump(fold(answer)) if output.slots(answer) else f"empty {tries}"
-        wanted.setdefault(key, (answer, given))
+        wanted.setdefault((key, digest(given)), (answer, given))
     writer = InputWriter(context.task, seeds)
     wishes = [Wish("inverse", None, answer, writer.style(rng), given) for answer, given in wanted.values()]
     rng.shuffle(wishes)
@@ -93,7 +98,7 @@ async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]
     gate = held_out(context, TOO_LIKE)
     known = {seed.id for seed in seeds}
     found = [row for row in context.task.corpus() if row.id not in known]
-    wishes = [Wish("corpus", example=row) for row in found if gate.like(text_of(context.task, row)) is None]
+    wishes = [Wish("corpus", example=row) for row in found if gate.like(row) is None]
     if len(wishes) < len(found):
         context.say(f"sample: {len(found) - len(wishes)} inputs of the corpus are too like a dev or test row")
     random.Random(context.config.sample.seed).shuffle(wishes)

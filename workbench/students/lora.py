@@ -1,8 +1,9 @@
 """LoRA on all linear layers but the head, in one step of the tape a layer: y = x Wᵀ + s (x Aᵀ) Bᵀ (Hu et al. 2021).
 
 peft says what an adapter is, makes it and saves it. On a CPU its layers spend a third of a training step on copying,
-scaling and adding whole activations, and on unpacking NF4 in each pass; `fused` replaces what they do while training by
-products that add in place, on weights unpacked once. The numbers are those of QLoRA: the base is what NF4 left of it.
+scaling and adding whole activations, and on unpacking NF4 in each pass; `_fuse` replaces what they do by products that add
+in place, on weights unpacked once, which take the place of the packed ones. The numbers are those of QLoRA: the base is what
+NF4 left of it.
 
 Shapes: N tokens, I inputs, O outputs, R rank.
 """
@@ -44,9 +45,10 @@ def _fuse(model: PeftModel, dtype: torch.dtype) -> None:
 
 
 def _dense(base: torch.nn.Linear) -> torch.Tensor:
-    """(O, I)"""
+    """(O, I); what is packed is given up for it."""
     if isinstance(base, Linear4bit):
         found: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
+        base.weight.data = base.weight.data.new_empty(0)
         return found
     return base.weight.data
 
