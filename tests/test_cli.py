@@ -276,6 +276,7 @@ def test_ctrl_c_says_how_to_go_on(project: Path) -> None:
         process = subprocess.Popen(
             command(*sampling(server.base_url)), cwd=project, env=environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )  # fmt: skip
         while server.count < 12 and process.poll() is None:
             time.sleep(0.01)

@@ -53,7 +53,7 @@ def test_measured_through_a_server(tmp_path: Path) -> None:
     assert done.returncode == again.returncode == 0, done.stderr
     line = next(line for line in first.splitlines() if line.startswith("silent"))
     assert "16.7 (" in line and " 100.0 " in line and line.split()[-2] != "0.0000"
-    assert "silent is the best" in first
+    assert f"silent@{server.base_url} is the best" in first
     assert "gone@http://127.0.0.1:9/v1" in done.stderr
 
 
