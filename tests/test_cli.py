@@ -272,11 +272,13 @@ def test_a_wrong_word_on_the_command_line() -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(project: Path) -> None:
+    # A shell's background jobs, of which this may be one, ignore the signal.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     with TeacherServer(project / "log.jsonl", latency_s=0.1) as server:
+        python, option, code, *arguments = command(*sampling(server.base_url))
         process = subprocess.Popen(
-            command(*sampling(server.base_url)), cwd=project, env=environment(), text=True,
+            [python, option, f"{listening}; {code}", *arguments], cwd=project, env=environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
         )  # fmt: skip
         while server.count < 12 and process.poll() is None:
             time.sleep(0.01)
