@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.nn.modules import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch.autograd.function import once_differentiable
@@ -44,13 +44,14 @@ def _fuse(model: PeftModel, dtype: torch.dtype) -> None:
                 layer.forward = partial(_forward, layer, _dense(base).to(dtype), base.bias)
 
 
-def _dense(base: torch.nn.Linear) -> torch.Tensor:
+def _dense(base: Any) -> torch.Tensor:
     """(O, I); what is packed is given up for it."""
     if isinstance(base, Linear4bit):
         found: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
         base.weight.data = base.weight.data.new_empty(0)
         return found
-    return base.weight.data
+    plain: torch.Tensor = base.weight.data
+    return plain
 
 
 def _forward(layer: LoraLayer, weight_O_I: torch.Tensor, bias_O: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +76,7 @@ class _LoraProduct(torch.autograd.Function):
         return (x_N_I @ weight_O_I.T).addmm_(low_N_R, b_O_R.T, alpha=scale)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(
         ctx: Any, grad_N_O: torch.Tensor
     ) -> tuple[torch.Tensor | None, None, torch.Tensor, torch.Tensor, None]:
