@@ -47,8 +47,9 @@ def _fuse(model: PeftModel, dtype: torch.dtype) -> None:
 def _dense(base: Any) -> torch.Tensor:
     """(O, I); what is packed is given up for it."""
     if isinstance(base, Linear4bit):
-        found: torch.Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state)
-        base.weight.data = base.weight.data.new_empty(0)
+        packed: Any = base.weight
+        found: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
+        packed.data = packed.data.new_empty(0)
         return found
     plain: torch.Tensor = base.weight.data
     return plain
