@@ -121,7 +121,9 @@ def _quiet() -> None:
     """Libraries that talk to the terminal while a stage tells its progress."""
     import logging
     import os
+    import warnings
 
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`")  # peft's business with transformers
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel for inference that nothing here uses
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
