@@ -23,7 +23,10 @@ class Inputs:
         self._beside(example).add(name, text_of(self.task, example))
 
     def _beside(self, example: Example) -> NearDuplicates:
-        return self._texts.setdefault(digest(self.task.given(example.input)), NearDuplicates(self.threshold))
+        key = digest(self.task.given(example.input))
+        if key not in self._texts:  # an index is dear to make
+            self._texts[key] = NearDuplicates(self.threshold)
+        return self._texts[key]
 
 
 def held_out(context: Context, threshold: float) -> Inputs:
