@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from workbench.config import Config
+from workbench.config import Config, TeacherConfig
 from workbench.models import CATALOGUE
 from workbench.task import Task
 from workbench.types import Frozen, Row
@@ -53,8 +53,7 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill
         student=_name(config.student.model),
         student_licence=_licence(config.student.model),
         teacher=_name(config.teacher.model),
-        teacher_licence=config.teacher.licence
-        or (UNKNOWN if config.teacher.base_url else _licence(config.teacher.model)),
+        teacher_licence=licence_of(config.teacher),
         shard=shard,
         calls=len({row.call for row in held if row.call}),
         rows=tuple(
@@ -62,6 +61,11 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill
             for (source, teacher, licence), count in sorted(counts.items())
         ),
     )
+
+
+def licence_of(teacher: TeacherConfig) -> str:
+    """As it was set; for a model that runs here, as the catalogue has it."""
+    return teacher.licence or (UNKNOWN if teacher.base_url else _licence(teacher.model))
 
 
 def told(bill: Bill) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from workbench.config import Config
 from workbench.models import CATALOGUE
+from workbench.provenance import licence_of
 from workbench.report import model as m
 from workbench.report.html import render_html
 from workbench.report.markdown import render_card, render_markdown
@@ -35,7 +36,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
     rows = list(read_jsonl(art["select"] / "rows.jsonl", Row))
     judged = list(read_jsonl(art["sample"] / "candidates.jsonl", Judgement))
     shots = read_json(art["shots"] / "shots.json")
-    teacher_known, student_known = CATALOGUE.get(config.teacher.model), CATALOGUE.get(config.student.model)
+    student_known = CATALOGUE.get(config.student.model)
     student_licence = student_known.licence if student_known else "see the model's own card"
     return m.Report(
         task=task.name,
@@ -56,7 +57,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         mistakes=_mistakes(task, results, art),
         teacher=m.Teacher(
             name=config.teacher.model,
-            licence=config.teacher.licence or (teacher_known.licence if teacher_known else "unknown"),
+            licence=licence_of(config.teacher),
             terms=lock.terms.sentence if lock.terms else "",
             shots=shots["mode"],
             calls=funnel.get("calls", 0),

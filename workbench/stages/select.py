@@ -62,9 +62,11 @@ def run(context: Context) -> None:
         # human rows are what recombination is best at: they are drawn as often as all the teacher's rows together
         weighted = seeds * max(1, len(taught) // max(1, len(seeds))) + stock[len(seeds) :]
         made = recombine(context.task, weighted, pools, config.recombine, config.seed)
-        mixed = [
-            _of_teachers(proposal, judgements) for proposal in gate.let_in([_judged(context, row) for row in made])
-        ]
+        # any row that these are made of, and any value in them, may be a teacher's: its terms hold for them too
+        teachers = ", ".join(sorted({item.teacher for item in judgements}))
+        licences = ", ".join(sorted({item.licence for item in judgements}))
+        proposals = gate.let_in([_judged(context, row) for row in made])
+        mixed = [proposal._replace(teacher=teachers, licence=licences) for proposal in proposals]
     mixed = [proposal for proposal in mixed if _passes(proposal, dropped)]
     kept = [*_repeated(human, config.seed_repeats), *taught, *mixed]
     again = _still(context, human, taught, kept)
@@ -142,12 +144,6 @@ def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Dropped)
 def _judged(context: Context, example: Example) -> Proposal:
     text = context.task.output.dump(example.target)
     return Proposal(example, text, judge_cheap(context.task, example, text))
-
-
-def _of_teachers(proposal: Proposal, judgements: Sequence[Judgement]) -> Proposal:
-    """A row that was made of others: any of them, and any value in it, may be a teacher's, and its terms hold for it."""
-    teachers, licences = {item.teacher for item in judgements}, {item.licence for item in judgements}
-    return proposal._replace(teacher=", ".join(sorted(teachers)), licence=", ".join(sorted(licences)))
 
 
 def _passes(proposal: Proposal, dropped: Dropped) -> bool:
