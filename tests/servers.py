@@ -34,9 +34,10 @@ from typing import Any, NamedTuple, Self
 STATUS = {"400": 400, "401": 401, "403": 403, "404": 404, "422": 422, "429": 429, "500": 500, "503": 503}
 MISDEEDS = (
     *STATUS, "hang", "half", "cut", "reset", "no-choices", "null-choices", "empty", "null", "html", "text", "list",
-    "no-usage", "odd-usage", "parts", "refusal", "length",
+    "no-usage", "odd-usage", "parts", "refusal", "length", "drip", "slow",
 )  # fmt: skip
 HANG_S = 30.0
+DRIP_S = 0.02  # between two bytes
 FIRST = "amber Birgit cobalt Dimitri ember Farida granite Hiroshi indigo Jarek kestrel Lwazi maple Nadia olive Pavel"
 SECOND = "anchor bridge candle dune engine falcon garden harbour island jungle kettle lantern meadow needle oasis"
 PREFIXES = ("", "", "please ", "ok now ", "hey ", "could you ", "well then ")
@@ -194,9 +195,13 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send("hello", extra={"Content-Type": "text/plain"})
         if deed == "list":
             return self._send("[1, 2]")
+        if deed == "drip":  # byte by byte, in vain
+            return self._send(full + " " * int(HANG_S / DRIP_S), pause_s=DRIP_S)
+        if deed == "slow":  # byte by byte, all of it in a second
+            return self._send(full, pause_s=1 / len(full))
         return self._send(full)
 
-    def _send(self, text: str, status: int = 200, extra: dict[str, str] | None = None) -> None:
+    def _send(self, text: str, status: int = 200, extra: dict[str, str] | None = None, pause_s: float = 0) -> None:
         data = text.encode()
         self.send_response(status)
         for name, value in {
@@ -204,7 +209,12 @@ class _Handler(BaseHTTPRequestHandler):
         }.items():  # fmt: skip
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(data)
+        if not pause_s:
+            self.wfile.write(data)
+        for at in range(len(data) if pause_s else 0):
+            self.wfile.write(data[at : at + 1])
+            if self.server_of.ended.wait(pause_s):
+                raise ConnectionAbortedError
 
 
 def _completion(body: dict[str, Any], deed: str, fixed: str) -> dict[str, Any]:

@@ -1,18 +1,24 @@
 """The asker over a real wire: the same question once, retries where they help, budgets that nobody passes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+import random
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from servers import TeacherServer
 from small import question, teacher_at
 
 from workbench import ledger_views
 from workbench.errors import TeacherError
-from workbench.ledger import Ledger
+from workbench.ledger import Ledger, Paid
 from workbench.teachers.asker import DEAD_AFTER, Asker, Limits
 from workbench.teachers.scripted import Scripted
+from workbench.types import Reply, Request, Usage
 
 
 @pytest.fixture
@@ -200,6 +206,88 @@ def test_the_budgets_of_tokens_money_and_minutes(server: TeacherServer, ledger: 
 
     asking(server.base_url, ledger, late, limits=Limits(minutes=0))
     assert server.count == 2, "what work done before rests on may come late"
+
+
+class Random(Scripted):
+    """Replies of any length, in any order; `prices` holds what each one cost."""
+
+    def __init__(self, sizes: list[tuple[int, int]], price: tuple[float, float], rng: random.Random) -> None:
+        super().__init__(lambda request: "[]")
+        self.sizes, self.price, self.rng = sizes, price, rng
+        self.paid: list[tuple[float, int]] = []
+        self.busiest = self.busy = 0
+
+    async def complete(self, request: Request) -> Reply:
+        self.busy += 1
+        self.busiest = max(self.busiest, self.busy)
+        for _ in range(self.rng.randrange(4)):
+            await asyncio.sleep(0)
+        self.busy -= 1
+        read, written = self.sizes[len(self.paid) % len(self.sizes)]
+        self.paid.append(((read * self.price[0] + written * self.price[1]) / 1e6, read + written))
+        return Reply(text="[]", usage=Usage(prompt_tokens=read, completion_tokens=written))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 2000)), min_size=1, max_size=8),
+    price=st.tuples(st.floats(0.01, 50), st.floats(0.01, 200)),
+    concurrency=st.integers(1, 12),
+    share=st.floats(0.05, 1.2),
+    seed=st.integers(0, 10**6),
+)
+def test_no_cap_is_passed_by_more_than_what_is_under_way(
+    tmp_path: Path, sizes: list[tuple[int, int]], price: tuple[float, float], concurrency: int, share: float, seed: int
+) -> None:
+    """Over random prices, lengths, orders and caps of money, tokens and calls."""
+    asked, rng = 30, random.Random(seed)
+    whole = [sizes[n % len(sizes)] for n in range(asked)]
+    money = share * sum(read * price[0] + written * price[1] for read, written in whole) / 1e6
+    tokens, calls = int(share * sum(map(sum, whole))) + 1, max(1, int(1.3 * share * asked))
+
+    async def run(limits: Limits, ledger: Ledger) -> tuple[Random, Asker]:
+        teacher = Random(sizes, price, rng)
+        asker = Asker(teacher, ledger, limits=limits, concurrency=concurrency, price=price)
+        requests = (asker.ask(question(str(n))) for n in range(asked))
+        for error in await asyncio.gather(*requests, return_exceptions=True):
+            assert not isinstance(error, BaseException) or getattr(error, "kind", "") == "budget", error
+        assert teacher.busiest <= concurrency
+        return teacher, asker
+
+    with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+        for name, limits in {"m": Limits(money=money), "t": Limits(tokens=tokens), "c": Limits(calls=calls)}.items():
+            with Ledger(Path(folder) / f"{name}.sqlite", run="r") as ledger:
+                teacher, asker = asyncio.run(run(limits, ledger))
+            under_way = sorted(teacher.paid, reverse=True)[:concurrency]
+            assert sum(paid for paid, _ in teacher.paid) <= limits.money + sum(paid for paid, _ in under_way) + 1e-12
+            most = sorted((size for _, size in teacher.paid), reverse=True)[:concurrency]
+            assert sum(size for _, size in teacher.paid) <= limits.tokens + sum(most)
+            assert len(teacher.paid) <= limits.calls
+            assert asker.ended or len(teacher.paid) == asked, "what no cap forbids is asked"
+
+
+def test_what_came_is_written_though_the_run_is_cancelled(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replies wait for a commit together; one that came while the disk was busy is not lost with the run that waits for it."""
+    teacher, commits, put_all = Scripted(lambda request: "[]"), list[int](), ledger.put_all
+
+    def slow(calls: Sequence[Paid]) -> list[Reply]:
+        commits.append(len(calls))
+        time.sleep(0.1)
+        return put_all(calls)
+
+    monkeypatch.setattr(ledger, "put_all", slow)
+
+    async def use() -> None:
+        asker = Asker(teacher, ledger, concurrency=20)
+        asking = [asyncio.create_task(asker.ask(question(str(n)))) for n in range(20)]
+        await asyncio.sleep(0.05)
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        asyncio.run(use())
+    assert len(teacher.history) == 20 == sum(commits)
+    assert len(commits) <= 3, "many in one commit"
+    assert ledger.count() == 20
 
 
 def test_a_reply_is_in_the_ledger_before_it_is_seen(ledger: Ledger) -> None:

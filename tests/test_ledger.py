@@ -7,13 +7,15 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from workbench import ledger_file, ledger_views
 from workbench.errors import StoreError
-from workbench.ledger import Ledger, redact
+from workbench.ledger import Ledger, Paid, redact
 from workbench.types import Message, Reply, Request, Usage
 
 
@@ -82,6 +84,29 @@ def test_put_and_get(tmp_path: Path) -> None:
     assert (failure.teacher, failure.purpose, failure.run, failure.kind) == ("api", "label", "r1", "timeout")
 
 
+def test_many_are_written_in_one_commit_or_none_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [ask(f"question {n}") for n in range(3)]
+    calls = [Paid(Ledger.key("m", request), "m", request, Reply(text=f"a{n}")) for n, request in enumerate(requests)]
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.put(*calls[1][:3], Reply(text="before"))
+        assert [reply.text for reply in ledger.put_all(calls)] == ["a0", "before", "a2"]
+        assert ledger.count() == 3
+        late = [calls[0]._replace(key="new"), calls[0]._replace(key="bad")]
+        insert = ledger_file.insert
+
+        def failing(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> bool:
+            if row["key"] == "bad":
+                raise sqlite3.OperationalError("the disk is gone")
+            return insert(db, table, row)
+
+        monkeypatch.setattr(ledger_file, "insert", failing)
+        with pytest.raises(sqlite3.OperationalError):
+            ledger.put_all(late)
+        monkeypatch.undo()
+        assert ledger.get("new") is None, "the first of them is not there either"
+        assert ledger.put(*calls[2][:3], Reply(text="later")).text == "a2"
+
+
 def test_half_an_emoji_is_kept_as_what_utf8_can_hold(tmp_path: Path) -> None:
     request = ask("half \ud83d")
     with Ledger(tmp_path / "l.sqlite") as ledger:
@@ -136,6 +161,7 @@ def test_two_processes_make_and_write_one_ledger(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from typing import Any
 from workbench.ledger import Ledger
 from workbench.types import Message, Reply, Request
 ledger = Ledger(Path(sys.argv[1]))

@@ -70,6 +70,7 @@ def test_a_good_reply(server: TeacherServer) -> None:
         ("500", "server", False, "failed (HTTP 500)", "later"),
         ("503", "server", False, "failed (HTTP 503)", "later"),
         ("hang", "timeout", False, "did not answer in time", "runtime.timeout_s"),
+        ("drip", "timeout", False, "did not answer in time", "runtime.timeout_s"),
         ("reset", "network", False, "cannot be reached", "is the server up"),
         ("cut", "network", False, "cannot be reached", "is the server up"),
         ("half", "bad_reply", False, "not JSON", ""),
@@ -88,7 +89,7 @@ def test_what_a_server_may_do(
 ) -> None:  # fmt: skip
     server.script = [deed]
     with pytest.raises(TeacherError) as caught:
-        complete(server.base_url, timeout_s=0.3 if deed == "hang" else 5.0)
+        complete(server.base_url, timeout_s=0.3 if deed in {"hang", "drip"} else 5.0)
     assert (caught.value.kind, caught.value.fatal) == (kind, fatal)
     assert says in str(caught.value)
     assert hint in caught.value.hint
@@ -101,6 +102,11 @@ def test_what_a_server_may_do(
 def test_a_server_that_counts_no_tokens_is_no_error(server: TeacherServer, deed: str) -> None:
     server.script = [deed]
     assert complete(server.base_url).usage.prompt_tokens == 0
+
+
+def test_a_server_that_drips_is_waited_for(server: TeacherServer) -> None:
+    server.script = ["slow"]
+    assert complete(server.base_url, timeout_s=10).seconds > 0.9
 
 
 def test_a_refusal_and_a_reply_cut_by_its_length_are_replies(server: TeacherServer) -> None:
@@ -126,7 +132,7 @@ def test_a_server_that_refuses_schemas_is_asked_without(server: TeacherServer) -
 def test_every_misdeed_is_tried() -> None:
     marks = {m.name: m for m in test_what_a_server_may_do.pytestmark}  # type: ignore[attr-defined]
     tried = {case[0] for case in marks["parametrize"].args[1]}
-    assert tried | {"no-usage", "odd-usage", "refusal", "length"} == set(MISDEEDS)
+    assert tried | {"no-usage", "odd-usage", "refusal", "length", "slow"} == set(MISDEEDS)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from workbench import ledger_file
 from workbench.digest import digest
@@ -53,6 +53,16 @@ SECRET = re.compile(
 def redact(text: str) -> str:
     """The text with everything that looks like an API key struck out."""
     return SECRET.sub("[redacted]", text)
+
+
+class Paid(NamedTuple):
+    """One call to be written."""
+
+    key: str
+    model: str
+    request: Request
+    reply: Reply
+    teacher: str = ""
 
 
 class Ledger:
@@ -130,24 +140,41 @@ class Ledger:
 
         `teacher` is who answered ("openai", "local", …), the model when it is not given.
         """
+        return self.put_all([Paid(key, model, request, reply, teacher)])[0]
+
+    def put_all(self, calls: Sequence[Paid]) -> list[Reply]:
+        """The same for many at once, in one commit: all of them are on the disk when this returns, or none."""
+        rows = [self._row(call) for call in calls]
+        with self._using() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                written = [ledger_file.insert(db, "calls", row) for row in rows]
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        return [
+            _reply(row) if new else self.get(row["key"]) or _reply(row) for row, new in zip(rows, written, strict=True)
+        ]
+
+    def _row(self, call: Paid) -> dict[str, Any]:
         row: dict[str, Any] = {
-            "key": key,
-            "teacher": teacher or model,
-            "model": model,
-            "purpose": request.purpose,
-            "request": _text(json.dumps(request.model_dump(), ensure_ascii=False)),
-            "text": _text(reply.text),
-            "finish": reply.finish,
-            **reply.usage.model_dump(),
-            "seconds": float(reply.seconds),
-            "logprob": reply.logprob,
+            "key": call.key,
+            "teacher": call.teacher or call.model,
+            "model": call.model,
+            "purpose": call.request.purpose,
+            "request": _text(json.dumps(call.request.model_dump(), ensure_ascii=False)),
+            "text": _text(call.reply.text),
+            "finish": call.reply.finish,
+            **call.reply.usage.model_dump(),
+            "seconds": float(call.reply.seconds),
+            "logprob": call.reply.logprob,
             "created": _now(),
             "run": self.run,
         }
         row["seal"] = ledger_file.seal(row)
-        with self._using() as db:
-            ledger_file.insert(db, "calls", row)
-        return self.get(key) or reply
+        return row
 
     def fail(self, key: str, model: str, request: Request, kind: str, message: str, *, teacher: str = "") -> None:
         """Notes a failed attempt, durable when this returns. `kind` is a `TeacherKind`; the message is redacted."""
@@ -217,7 +244,7 @@ class Ledger:
             raise StoreError(f"{self.path}: {error}", hint) from error
 
 
-def _reply(row: sqlite3.Row) -> Reply:
+def _reply(row: Mapping[str, Any] | sqlite3.Row) -> Reply:
     usage = Usage(**{name: row[name] for name in Usage.model_fields})
     return Reply(text=row["text"], finish=row["finish"], usage=usage, seconds=row["seconds"], logprob=row["logprob"])
 

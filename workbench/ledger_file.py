@@ -89,10 +89,11 @@ def _to_wal(db: sqlite3.Connection) -> None:
             time.sleep(0.05)
 
 
-def insert(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
-    """Appends a row; a key that is there stays as it is."""
+def insert(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> bool:
+    """Appends a row and says so; a key that is there stays as it is."""
     names, marks = ", ".join(row), ", ".join("?" * len(row))
-    db.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))
+    done = db.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", tuple(row.values()))
+    return done.rowcount > 0
 
 
 def seal(row: Mapping[str, Any] | sqlite3.Row) -> str:

@@ -35,12 +35,12 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 4, ("examples",), ("teacher", "shots")),
-    Stage("sample", 6, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("sample", 7, ("examples", "shots"), ("teacher", "shots", "sample")),
     Stage("select", 5, ("examples", "sample"), ("select",), ("datasketch",)),
-    Stage("train", 3, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
-    Stage("merge", 1, ("examples", "train"), ("student", "train"), TRAINING, code=False),
-    Stage("export", 2, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
-    Stage("evaluate", 2, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
+    Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
+    Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
+    Stage("export", 3, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
+    Stage("evaluate", 3, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
 
 

@@ -9,12 +9,14 @@ The decorated function is called once, when the task is loaded. Its name is the 
 """
 
 import inspect
+import json
 import re
 import string
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from pydantic import BaseModel, ValidationError
 from typing_extensions import TypeIs
@@ -178,27 +180,69 @@ class Task:
 
         return self._read(self.data.files[split], made, "`input` and `target`")
 
-    def corpus(self) -> list[Example]:
+    def corpus(self) -> "Corpus":
         """The author's own inputs that nobody has answered. Raises DataError with file and row."""
-        return self._read(
-            self.data.corpus, lambda row: self.example(row["input"], split="new", source="corpus"), "`input`"
-        )
+
+        def made(row: dict[str, Any]) -> Example:
+            return self.example(row["input"], split="new", source="corpus")
+
+        seen: set[bytes] = set()
+        places = array("Q")
+        for place, example in self._parsed(self.data.corpus, made, "`input`"):
+            name = bytes.fromhex(example.id)
+            if name not in seen:
+                seen.add(name)
+                places.append(place)
+        return Corpus(self.data.root / self.data.corpus, places, lambda raw: made(self._raw(raw)))
 
     def _read(self, name: str, made: Callable[[dict[str, Any]], Example], holds: str) -> list[Example]:
         """One example a line, the first of those that are the same."""
-        path = self.data.root / name
         rows: dict[str, Example] = {}
-        for number, raw in _jsonl(path):
+        for _, example in self._parsed(name, made, holds):
+            rows.setdefault(example.id, example)
+        return list(rows.values())
+
+    def _parsed(
+        self, name: str, made: Callable[[dict[str, Any]], Example], holds: str
+    ) -> Iterator[tuple[int, Example]]:
+        """Each line's place in the file in bytes, and its example."""
+        path, found = self.data.root / name, False
+        for number, place, raw in _jsonl(path):
             try:
-                example = made(self.data.read(raw) if self.data.read else raw)
+                example = made(self._raw(raw))
             except (ValueError, LookupError, TypeError, AttributeError) as error:  # the author's `read` may stumble too
                 raise DataError(
                     f"{path}, row {number}: {_short(error)}", "mend the row, or the schema in the task file"
                 ) from None
-            rows.setdefault(example.id, example)
-        if not rows:
+            found = True
+            yield place, example
+        if not found:
             raise DataError(f"{path} holds no rows", f"each line is one JSON object with {holds}")
-        return list(rows.values())
+
+    def _raw(self, row: dict[str, Any]) -> dict[str, Any]:
+        return self.data.read(row) if self.data.read else row
+
+
+class Corpus(Sequence[Example]):
+    """Inputs in a file, each read when it is asked for: a million of them take eight bytes each."""
+
+    def __init__(self, path: Path, places: Sequence[int], made: Callable[[dict[str, Any]], Example]) -> None:
+        """`places` are where the lines begin, in bytes."""
+        self.path, self.places, self.made = path, places, made
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, at: int) -> Example: ...
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Example]: ...
+    def __getitem__(self, at: int | slice) -> Example | Sequence[Example]:
+        if isinstance(at, slice):
+            return [self[place] for place in range(*at.indices(len(self)))]
+        with self.path.open("rb") as handle:
+            handle.seek(self.places[at])
+            return self.made(json.loads(handle.readline()))
 
 
 TaskFactory = Callable[[], Task]
@@ -220,28 +264,30 @@ def _asks(validator: Validator | DearValidator) -> TypeIs[DearValidator]:
     return hasattr(validator, "judge_with")
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import json
-
+def _jsonl(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """The number of each line that holds something, its place in bytes, and its object."""
     try:
-        text = path.read_text(encoding="utf-8")
+        handle = path.open("rb")
     except FileNotFoundError:
         raise DataError(
             f"{path} is missing",
             "a task needs seeds.jsonl, dev.jsonl and test.jsonl, and corpus.jsonl for the source `corpus`",
         ) from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8: {error}", "save the file as UTF-8") from None
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines also splits at U+2028, which JSON text may hold
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, row {number}: not JSON: {error}", "each line is one JSON object") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, row {number}: not a JSON object", "each line is one JSON object")
-        yield number, row
+    with handle:
+        place = 0
+        for number, line in enumerate(handle, 1):  # of bytes, a file is split at line feeds alone
+            start, place = place, place + len(line)
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path} is not UTF-8: row {number}: {error}", "save the file as UTF-8") from None
+            except ValueError as error:
+                raise DataError(f"{path}, row {number}: not JSON: {error}", "each line is one JSON object") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, row {number}: not a JSON object", "each line is one JSON object")
+            yield number, start, row
 
 
 def _short(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,17 +36,36 @@ class Context:
         return [row for row in rows if row.split == split]
 
 
-def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> int:
-    """One JSON object a line; gives the number of rows. Raises StoreError on a full disk."""
-    count = 0
+@contextmanager
+def jsonl(path: Path) -> Iterator[Callable[[BaseModel], None]]:
+    """Gives what writes one JSON object a line. Raises StoreError on a full disk."""
+    with _room(path):
+        handle = path.open("w", encoding="utf-8")
+
+    def write(row: BaseModel) -> None:
+        with _room(path):
+            handle.write(row.model_dump_json() + "\n")
+
     try:
-        with path.open("w", encoding="utf-8") as handle:
-            for row in rows:
-                handle.write(row.model_dump_json() + "\n")
-                count += 1
+        yield write
+    finally:
+        with _room(path):
+            handle.close()
+
+
+def write_jsonl(path: Path, rows: Iterable[BaseModel]) -> None:
+    """One JSON object a line. Raises StoreError on a full disk."""
+    with jsonl(path) as write:
+        for row in rows:
+            write(row)
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise StoreError(f"{path} cannot be written: {error}", "make room, then run the same command again") from error
-    return count
 
 
 def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
@@ -55,10 +75,8 @@ def read_jsonl(path: Path, model: type[M]) -> Iterator[M]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    try:
+    with _room(path):
         path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error}", "make room, then run the same command again") from error
 
 
 def read_json(path: Path) -> Any:

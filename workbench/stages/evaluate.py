@@ -8,7 +8,7 @@ from workbench import models
 from workbench.edge.convert import to_gguf
 from workbench.scoring import Table, mcnemar, median, shuffled, table_of
 from workbench.stages.context import Context, read_json, write_json, write_jsonl
-from workbench.stages.exam import Answer, Chat, ask_all, seconds_alone, user
+from workbench.stages.exam import Answer, Chat, ask_all, seconds_alone, user, words
 from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
 from workbench.stages.shots import asker_for, label_all, parsed
 from workbench.teachers.build import build_teacher
@@ -70,7 +70,9 @@ class Evaluation:
         """Median seconds of one request alone, over `timed` rows; the warm-up shares the prefix, not the input."""
         rows = shuffled(self.rows, 1)[: self.config.timed]
         if few_shot:
-            chats: list[Chat] = [self.labeler.messages(row) for row in rows]
+            chats: list[Chat] = sorted(
+                (self.labeler.messages(row) for row in rows), key=words
+            )  # a shared block is read once
             warm: list[Chat] = [(*chat[:-1], user("hello")[0]) for chat in chats]
         else:
             chats = self.student_chats(rows)

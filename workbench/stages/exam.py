@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -13,6 +15,8 @@ from workbench.errors import EdgeError
 from workbench.types import Message
 
 Chat = Sequence[Message]
+SERVERS = 4  # of one file at once, at most
+SERVERS_BYTES = 2**31  # of their weights together, unless one alone has more
 
 
 class Answer(NamedTuple):
@@ -25,13 +29,29 @@ def user(prompt: str) -> Chat:
     return (Message(role="user", content=prompt),)
 
 
+def words(chat: Chat) -> list[str]:
+    """What chats are sorted by, so that those that begin alike are neighbours."""
+    return [message.content for message in chat]
+
+
 def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int) -> list[Answer]:
     """Greedy answers, in the chats' order. `context` is in tokens, prompt and answer together. Raises EdgeError.
 
-    One request at a time: batching changes the last bits of the logits, and an answer is to be the one a device gives.
+    A core a server, and one request at a time in each: batching changes the last bits of the logits, and an answer is to be the
+    one a device gives. Chats that begin alike go to one server, one after another.
     """
-    with _served(gguf, runtime, context) as ask:
-        return [ask(chat, max_tokens) for chat in chats]
+    cores = _cores(runtime)
+    servers = max(1, min(cores, SERVERS, len(chats), SERVERS_BYTES // max(1, gguf.stat().st_size)))
+    order = sorted(range(len(chats)), key=lambda place: words(chats[place]))
+    parts = [order[len(order) * turn // servers : len(order) * (turn + 1) // servers] for turn in range(servers)]
+
+    def answered(part: Sequence[int]) -> list[tuple[int, Answer]]:
+        with _served(gguf, max(1, cores // servers), context) as ask:
+            return [(place, ask(chats[place], max_tokens)) for place in part]
+
+    with ThreadPoolExecutor(servers) as pool:
+        found = dict(chain.from_iterable(pool.map(answered, parts)))
+    return [found[place] for place in range(len(chats))]
 
 
 def seconds_alone(
@@ -40,7 +60,7 @@ def seconds_alone(
     """Seconds for each chat, one at a time on an idle server. Before each, its partner in `warm` is asked, not timed:
     it brings the shared prefix into the server's cache, as it would be in service. Raises EdgeError."""
     taken = []
-    with _served(gguf, runtime, context) as ask:
+    with _served(gguf, _cores(runtime), context) as ask:
         for chat, before in zip(chats, warm, strict=True):
             ask(before, 1)
             start = monotonic()
@@ -50,12 +70,12 @@ def seconds_alone(
 
 
 @contextmanager
-def _served(gguf: Path, runtime: Runtime, context: int) -> Iterator[Callable[[Chat, int], Answer]]:
+def _served(gguf: Path, threads: int, context: int) -> Iterator[Callable[[Chat, int], Answer]]:
     """The file in llama.cpp's own server with one slot; gives what asks it: (chat, most tokens of the answer) -> answer."""
     from openai import OpenAI, OpenAIError
 
     with (
-        LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=runtime.threads or os.cpu_count() or 1) as server,
+        LlamaServer(gguf, slots=1, ctx_per_slot=context, threads=threads) as server,
         OpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client,
     ):
 
@@ -72,6 +92,10 @@ def _served(gguf: Path, runtime: Runtime, context: int) -> Iterator[Callable[[Ch
             return Answer(reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0)
 
         yield ask
+
+
+def _cores(runtime: Runtime) -> int:
+    return runtime.threads or os.cpu_count() or 1
 
 
 def _told(server: LlamaServer, error: Exception) -> EdgeError:

@@ -17,16 +17,16 @@ from pydantic import ValidationError
 from workbench.errors import TeacherError
 from workbench.judge import judge
 from workbench.sources.writer import InputWriter
-from workbench.stages.context import Context, read_json, write_json, write_jsonl
+from workbench.stages.context import Context, jsonl, read_json, write_json
 from workbench.stages.shots import asker_for, label_request
-from workbench.stages.wishes import Wish, corpus_wishes, forward_wishes, inverse_wishes
+from workbench.stages.wishes import Wish, Wishes, corpus_wishes, forward_wishes, inverse_wishes
 from workbench.task import Task
 from workbench.teachers.asker import Asker, Limits
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Candidate, Check, Example, Frozen, Request, Verdict
 
-Maker = Callable[[Context, Asker, Sequence[Example]], Coroutine[Any, Any, list[Wish]]]
+Maker = Callable[[Context, Asker, Sequence[Example]], Coroutine[Any, Any, Wishes]]
 TOLD = 128  # wishes between two words on how it goes
 
 
@@ -54,15 +54,14 @@ class Teller:
 
 def run(context: Context) -> None:
     """Writes candidates.jsonl (each with its verdict) and funnel.json. Raises TeacherError where the teacher is dead."""
-    judged: list[Judgement] = []
     funnel: dict[str, Any] = {"stopped": "the task's sources ask nothing of a teacher", "wishes": 0}
-    if {"inverse", "forward", "corpus"} & set(context.task.sources):
-        judged, funnel = asyncio.run(_sample(context))
-    write_jsonl(context.out / "candidates.jsonl", judged)
+    with jsonl(context.out / "candidates.jsonl") as write:
+        if {"inverse", "forward", "corpus"} & set(context.task.sources):
+            funnel = asyncio.run(_sample(context, write))
     write_json(context.out / "funnel.json", funnel)
 
 
-async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
+async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[str, Any]:
     config = context.config.sample
     teacher = build_teacher(context.config.teacher, context.config.runtime)
     await teacher.prepare()
@@ -72,17 +71,14 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     seeds = context.examples("seed")
     teller = Teller(asker, Labeler(context.task, seeds, mode, context.config.shots), context)
     stopped = ""
-    loop = Loop(context, asker, teller, InputWriter(context.task, seeds))
+    loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write)
     # All begin now: what one source asks to make its wishes goes beside the answers to another's.
     making = [asyncio.create_task(make(context, asker, seeds)) for make in _makers(context.task)]
-    wishes = 0
     try:
         await asyncio.sleep(0)  # a corpus that cannot be read is told before anything is asked
         for made in making:
             _raise_what_broke(making)
-            found = await made
-            wishes += len(found)
-            stopped = await loop.walk(found)
+            stopped = await loop.walk(await made)
             if stopped:
                 break
         _raise_what_broke(making)
@@ -94,17 +90,15 @@ async def _sample(context: Context) -> tuple[list[Judgement], dict[str, Any]]:
     finally:
         await _given_up(making)
         await teacher.aclose()
-    judged = loop.judged
-    outcomes = Counter(item.verdict.outcome for item in judged)
-    spent = asker.spent
+    outcomes, spent = loop.outcomes, asker.spent
     context.say(
-        f"sample: {outcomes['pass']} of {len(judged)} candidates passed; stopped: {stopped}; "
+        f"sample: {outcomes['pass']} of {loop.judged} candidates passed; stopped: {stopped}; "
         f"{spent.calls} calls, {spent.sent} of them sent now, {spent.failed} given up"
     )
-    return judged, {
+    return {
         "stopped": stopped,
-        "wishes": wishes,
-        "candidates": len(judged),
+        "wishes": loop.wished,
+        "candidates": loop.judged,
         "passed": outcomes["pass"],
         "failed": outcomes["fail"],
         "errors": outcomes["error"],
@@ -140,24 +134,33 @@ async def _given_up(tasks: Collection[asyncio.Task[Any]]) -> None:
 
 @dataclass
 class Loop:
-    """The walk over the wishes."""
+    """The walk over the wishes. Candidates go to `write` as they are judged: however many there are, a few are in memory."""
 
     context: Context
     asker: Asker
     teller: Teller
     writer: InputWriter
-    judged: list[Judgement] = field(default_factory=list)
-    passed: int = 0
+    write: Callable[[Judgement], None]
+    outcomes: Counter[str] = field(default_factory=Counter)
+    wished: int = 0
 
-    async def walk(self, wishes: Sequence[Wish]) -> str:
-        """Appends to `judged` in the wishes' order; gives the reason for stopping, empty where all were granted."""
-        config, left = self.context.config.sample, iter(wishes)
+    @property
+    def judged(self) -> int:
+        return self.outcomes.total()
+
+    async def walk(self, wishes: Wishes) -> str:
+        """Writes in the wishes' order; gives the reason for stopping, empty where all were granted."""
+        config = self.context.config.sample
+        self.wished += wishes.about
         ahead: deque[asyncio.Task[tuple[list[Judgement], str]]] = deque()
         done = 0
         try:
             while True:
-                ahead += [asyncio.create_task(self.grant(wish)) for wish in islice(left, self.ahead - len(ahead))]
+                ahead += [
+                    asyncio.create_task(self.grant(wish)) for wish in islice(wishes.each, self.ahead - len(ahead))
+                ]
                 if not ahead:
+                    self.wished += done - wishes.about  # some were passed over
                     return ""
                 found, reached = await ahead.popleft()
                 self._take(found)
@@ -166,23 +169,25 @@ class Loop:
                         self._take(more)
                     return reached
                 done += 1
-                if done % TOLD == 0 or done == len(wishes):
+                if done % TOLD == 0 or done == wishes.about:
                     self.context.say(
-                        f"sample: {done}/{len(wishes)} {wishes[0].source} wishes, "
-                        f"{self.passed} passed of {len(self.judged)} candidates"
+                        f"sample: {done}/{wishes.about} {wishes.source} wishes, "
+                        f"{self.outcomes['pass']} passed of {self.judged} candidates"
                     )
-                if len(self.judged) >= config.hopeless_after and self.passed < config.hopeless_yield * len(self.judged):
+                passed = self.outcomes["pass"]
+                if self.judged >= config.hopeless_after and passed < config.hopeless_yield * self.judged:
                     if (
                         not self.asker.teacher.at_once
                     ):  # what is under way at an API is paid for: into the ledger with it
                         await asyncio.gather(*ahead)
-                    return f"hopeless: {self.passed} of {len(self.judged)} candidates passed"
+                    return f"hopeless: {passed} of {self.judged} candidates passed"
         finally:
             await _given_up(ahead)
 
     def _take(self, found: Sequence[Judgement]) -> None:
-        self.judged += found
-        self.passed += sum(item.verdict.outcome == "pass" for item in found)
+        for item in found:
+            self.write(item)
+            self.outcomes[item.verdict.outcome] += 1
 
     @property
     def ahead(self) -> int:

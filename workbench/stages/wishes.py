@@ -1,7 +1,7 @@
 """What to ask of the teacher: answers that want an input, inputs that want an answer."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -30,12 +30,20 @@ class Wish(NamedTuple):
     given: Mapping[str, Any] = {}
 
 
-async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
+class Wishes(NamedTuple):
+    """Those of one source: about how many, and each in turn."""
+
+    source: str
+    about: int
+    each: Iterator[Wish]
+
+
+async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
     """`sample.inverse` answers: those of the seeds with other values, the teacher's own among them; in random order, so
     that a budget that ends early leaves no group out."""
     config, output = context.config.sample, context.task.output
     if not config.inverse:
-        return []
+        return Wishes("inverse", 0, iter(()))
     rng = random.Random(config.seed)
     pools = await value_pools(context, asker, seeds, rng)
     models = [(seed.target, context.task.given(seed.input)) for seed in seeds]
@@ -59,10 +67,10 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     writer = InputWriter(context.task, seeds)
     wishes = [Wish("inverse", None, answer, writer.style(rng), given) for answer, given in wanted.values()]
     rng.shuffle(wishes)
-    return wishes
+    return Wishes("inverse", len(wishes), iter(wishes))
 
 
-async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
+async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
     """`sample.forward` new inputs: written for an answer like in `inverse`, but answered anew by the teacher."""
     config, task = context.config.sample, context.task
     rng = random.Random(config.seed + 1)
@@ -89,17 +97,30 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
             except ValidationError:  # what was written is no input of the task: one wish less
                 continue
             wishes.append(Wish("forward", example))
-    return wishes
+    return Wishes("forward", len(wishes), iter(wishes))
 
 
-async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> list[Wish]:
+async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
     """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher;
-    in random order, so that a budget that ends early leaves no kind out."""
+    in random order, so that a budget that ends early leaves no kind out. Each is read, and looked at, when its turn comes."""
+    corpus = context.task.corpus()
+    order = list(range(len(corpus)))
+    random.Random(context.config.sample.seed).shuffle(order)
+    return Wishes("corpus", len(order), _unlabelled(context, corpus, order, {seed.id for seed in seeds}))
+
+
+def _unlabelled(
+    context: Context, corpus: Sequence[Example], order: Sequence[int], known: Container[str]
+) -> Iterator[Wish]:
     gate = held_out(context, TOO_LIKE)
-    known = {seed.id for seed in seeds}
-    found = [row for row in context.task.corpus() if row.id not in known]
-    wishes = [Wish("corpus", example=row) for row in found if gate.like(row) is None]
-    if len(wishes) < len(found):
-        context.say(f"sample: {len(found) - len(wishes)} inputs of the corpus are too like a dev or test row")
-    random.Random(context.config.sample.seed).shuffle(wishes)
-    return wishes
+    kept_back = 0
+    for place in order:
+        example = corpus[place]
+        if example.id in known:
+            continue
+        if gate.like(example) is None:
+            yield Wish("corpus", example=example)
+        else:
+            kept_back += 1
+    if kept_back:
+        context.say(f"sample: {kept_back} inputs of the corpus are too like a dev or test row")

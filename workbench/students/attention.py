@@ -14,10 +14,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 NAME = "workbench_shared_prefix"
 LOW = -1e9  # a padded place looks at nothing of its own: a low score, not -inf, keeps its row of the softmax a number
+
+
+def looks_at_all(model: PreTrainedModel) -> bool:
+    """Whether each layer attends to the whole text, by plain softmax."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    windowed = getattr(model.config, "layer_types", None) is None and getattr(model.config, "sliding_window", None)
+    return kinds == {"full_attention"} and not windowed and not getattr(model.config, "attn_logit_softcapping", None)
 
 
 class Prefix(NamedTuple):

@@ -64,7 +64,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequ
 
 
 def batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row numbers in batches of at most `tokens` with padding (a longer row stands alone), each row once.
+    """Row numbers in batches of at most `tokens` without padding (a longer row stands alone), each row once.
 
     Rows are shuffled, then neighbours in length share a batch within a window of some batches: sorting all rows by length
     would pad a little less, but put rows of one kind (the long ones with an empty answer) into one step, which throws
@@ -75,12 +75,12 @@ def batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[
     rng.shuffle(shuffled)
     found: list[list[int]] = []
     for window in _windows(shuffled, lengths, tokens * WINDOW_BATCHES):
-        widest, batch = 0, list[int]()
+        held, batch = 0, list[int]()
         for row in sorted(window, key=lambda row: lengths[row]):
-            widest = max(widest, lengths[row])
-            if batch and widest * (len(batch) + 1) > tokens:
+            if batch and held + lengths[row] > tokens:
                 found.append(batch)
-                widest, batch = lengths[row], []
+                held, batch = 0, []
+            held += lengths[row]
             batch.append(row)
         found.append(batch)
     rng.shuffle(found)

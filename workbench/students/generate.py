@@ -14,7 +14,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from workbench.errors import StudentError
-from workbench.students.attention import NAME, Prefix, looking_at
+from workbench.students.attention import NAME, Prefix, looking_at, looks_at_all
 
 PREFIXES = 48  # kept; one is 28 KiB a token for a model of 1.5 billion
 TOP_K = 40  # of the vocabulary are drawn from, as llama.cpp's server does unasked
@@ -150,8 +150,7 @@ class Generator:
     """Raises StudentError for a model whose layers do not all look at the whole text."""
 
     def __init__(self, model: PreTrainedModel, stops: frozenset[int]) -> None:
-        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or getattr(model.config, "attn_logit_softcapping", None):
+        if not looks_at_all(model):
             raise StudentError(
                 f"{model.config.model_type} does not look at the whole text in each layer",
                 "serve it with llama.cpp or any OpenAI-compatible server, and name that as the teacher",

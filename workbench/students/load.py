@@ -32,7 +32,6 @@ from workbench.errors import StudentError
 from workbench.students.rendering import rendering_for
 
 FORMAT = 1  # of the prepared folder; a change makes all of them anew
-SHORT = 512  # tokens; up to here a CPU's plain attention beats its fused one, whose bf16 backward is slow
 _PADS = ("<|endoftext|>", "<|pad|>", "<pad>", "[PAD]", "<|finetune_right_pad_id|>", "<unk>")
 _DIGITS_APART = ("smollm", "starcoder", "refact", "command-r")  # llama.cpp splits each \p{N} off for these
 
@@ -87,17 +86,14 @@ def load_model(
     folder: Path,
     *,
     nf4: bool = False,
-    longest: int = 0,
     dtype: torch.dtype | None = None,
     here: torch.device | None = None,
 ) -> PreTrainedModel:
-    """The model in `dtype` (the device's compute type if None), its linear layers but the head in NF4 if asked for.
-
-    `longest` is the length of the longest row in tokens, 0 if unknown. Raises StudentError.
-    """
+    """The model in `dtype` (the device's compute type if None), its linear layers but the head in NF4 if asked for. Raises
+    StudentError."""
     device, dtype = here or best_device(), dtype or compute_dtype()
     options: dict[str, Any] = {"dtype": dtype, "local_files_only": True}
-    options["attn_implementation"] = "eager" if device.type == "cpu" and longest <= SHORT else "sdpa"
+    options["attn_implementation"] = "eager" if device.type == "cpu" else "sdpa"  # in bf16 its backward is slow on CPUs
     if nf4:
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype

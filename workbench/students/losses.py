@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
 from workbench.students.batches import IGNORE, Batch, Encoded, batches, collate
+from workbench.students.packed import states
 
 _SLICE = 512  # positions whose logits are held at once while scoring
 _SCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling")  # heads that do more than one product
@@ -31,10 +33,47 @@ def causal(model: torch.nn.Module) -> PreTrainedModel:
     return found
 
 
-def completion_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Mean negative log-likelihood of the labelled tokens, a scalar in nats."""
-    hidden_N_H, targets_N, _, _ = _labelled(causal(model), batch)
-    return functional.cross_entropy(_logits(causal(model), hidden_N_H), targets_N)
+def completion_loss(model: torch.nn.Module, batch: Batch, balance: float = 0.0) -> torch.Tensor:
+    """Mean negative log-likelihood of the labelled tokens, a scalar in nats. `balance`: 0 where each token counts alike, 1
+    where each row does, however long its answer; between them a token counts (tokens of its row) ** -balance."""
+    plain = causal(model)
+    hidden_L_H, targets_L, row_L, _ = _labelled(plain, batch)
+    weights_L = torch.bincount(row_L)[row_L].float() ** -balance
+    weights_L /= weights_L.sum()
+    head: Any = plain.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if _own_head(plain) or type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
+        return weights_L @ functional.cross_entropy(_logits(plain, hidden_L_H), targets_L, reduction="none")
+    loss: torch.Tensor = _FrozenHeadLoss.apply(hidden_L_H, head.weight, targets_L, weights_L)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    """Weighted cross-entropy under a head that is not trained: its gradient is made in the forward pass, a slice at a time, and
+    no logits are kept (Hsu et al. 2024, Liger Kernel)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_L_H: torch.Tensor, head_V_H: torch.Tensor, targets_L: torch.Tensor, weights_L: torch.Tensor
+    ) -> torch.Tensor:
+        grad_L_H = torch.empty_like(hidden_L_H)
+        loss = weights_L.new_zeros(())
+        for at in range(0, len(targets_L), _SLICE):
+            part = slice(at, at + _SLICE)
+            wanted_L_1 = targets_L[part, None]
+            scores_L_V = (hidden_L_H[part] @ head_V_H.T).float()
+            scores_L_V -= scores_L_V.logsumexp(-1, keepdim=True)
+            loss -= weights_L[part] @ scores_L_V.gather(1, wanted_L_1)[:, 0]
+            scores_L_V.exp_()
+            scores_L_V.scatter_add_(1, wanted_L_1, torch.full_like(wanted_L_1, -1, dtype=scores_L_V.dtype))
+            torch.mm(scores_L_V.to(head_V_H.dtype), head_V_H, out=grad_L_H[part])
+        ctx.save_for_backward(grad_L_H.mul_(weights_L[:, None]))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        (grad_L_H,) = ctx.saved_tensors
+        return grad_L_H * grad, None, None, None
 
 
 @torch.no_grad()
@@ -51,28 +90,29 @@ def dev_score(model: torch.nn.Module, rows: Sequence[Encoded], *, pad: int, toke
     exact, loss, count = 0, 0.0, 0
     for chosen in batches([len(row.ids) for row in rows], tokens, seed=0, epoch=0):
         batch = collate([rows[row] for row in chosen], pad).to(device)
-        hidden_N_H, targets_N, row_N, scored_N = _labelled(plain, batch)
+        hidden_L_H, targets_L, row_L, scored_L = _labelled(plain, batch)
         wrong_B = torch.zeros(len(chosen), dtype=torch.bool, device=device)
-        for at in range(0, len(targets_N), _SLICE):
+        for at in range(0, len(targets_L), _SLICE):
             part = slice(at, at + _SLICE)
-            logits_N_V = _logits(plain, hidden_N_H[part])
-            loss += functional.cross_entropy(logits_N_V, targets_N[part], reduction="sum").item()
-            missed_N = (logits_N_V.argmax(-1) != targets_N[part]) & scored_N[part]
-            wrong_B[row_N[part][missed_N]] = True
+            logits_L_V = _logits(plain, hidden_L_H[part])
+            loss += functional.cross_entropy(logits_L_V, targets_L[part], reduction="sum").item()
+            missed_L = (logits_L_V.argmax(-1) != targets_L[part]) & scored_L[part]
+            wrong_B[row_L[part][missed_L]] = True
         exact += int((~wrong_B).sum())
-        count += len(targets_N)
+        count += len(targets_L)
     model.train(training)
     return DevScore(exact / max(1, len(rows)), loss / max(1, count))
 
 
 def _labelled(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """At the N labelled positions: what predicts them (N, H), targets (N,), their rows (N,), whether scored (N,)."""
-    keep_B_S = batch.labels_B_T[:, 1:] != IGNORE  # S = T - 1
-    inputs = {"input_ids": batch.ids_B_T, "attention_mask": batch.mask_B_T, "use_cache": False}
+    """At the L labelled tokens: what predicts them (L, H), targets (L,), their rows (L,), whether scored (L,)."""
     # Where the head is the model's own, H is the vocabulary.
-    state_B_T_H = model(**inputs).logits if _own_head(model) else model.base_model(**inputs).last_hidden_state
-    targets_N = batch.labels_B_T[:, 1:][keep_B_S]
-    return state_B_T_H[:, :-1][keep_B_S], targets_N, keep_B_S.nonzero()[:, 0], batch.scored_B_T[:, 1:][keep_B_S]
+    state_N_H = states(model if _own_head(model) else model.base_model, batch.ids_B_T, batch.mask_B_T)
+    real_B_T = batch.mask_B_T.bool()
+    labels_N = batch.labels_B_T[real_B_T]
+    labelled_L = (labels_N != IGNORE).nonzero()[:, 0]  # never a row's first token: a prompt stands before an answer
+    row_N, scored_N = real_B_T.nonzero()[:, 0], batch.scored_B_T[real_B_T]
+    return state_N_H[labelled_L - 1], labels_N[labelled_L], row_N[labelled_L], scored_N[labelled_L]
 
 
 def _own_head(model: PreTrainedModel) -> bool:

@@ -20,6 +20,7 @@ from workbench.errors import StudentError
 from workbench.students.batches import encode
 from workbench.students.load import load_model, load_tokenizer
 from workbench.students.losses import dev_score
+from workbench.students.packed import pack
 from workbench.students.rendering import rendering_for
 from workbench.students.settings import Pair
 
@@ -62,7 +63,8 @@ def dev_exact(folder: Path, dev: Sequence[Pair], tokens: int = 1500) -> tuple[fl
         raise StudentError("there are no dev rows to score", "put examples into the task's dev split")
     tokenizer = load_tokenizer(folder)
     rows = encode(tokenizer, rendering_for(folder), dev)
-    model = load_model(folder, longest=max(len(row.ids) for row in rows))
+    model = load_model(folder)
+    pack(model)
     score = dev_score(model, rows, pad=int(tokenizer.pad_token_id), tokens=tokens)
     return score.exact, score.loss
 

@@ -33,6 +33,8 @@ from workbench.students.load import compute_dtype, load_model, load_tokenizer
 from workbench.students.lora import with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
 from workbench.students.masters import MasterAdamW
+from workbench.students.norms import fuse_norms
+from workbench.students.packed import pack
 from workbench.students.rendering import rendering_for
 from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
 from workbench.students.settings import Pair, Progress, TrainConfig
@@ -109,11 +111,10 @@ class _Run:
         self.steps = plan([len(row.ids) for row in self.rows], config.tokens_per_step, config.seed, config.epochs)
         self.steps = self.steps[: config.max_steps]
         torch.manual_seed(config.seed)
-        longest = max(len(row.ids) for row in (*self.rows, *self.dev))
-        self.model = with_lora(
-            load_model(base, nf4=config.quantize_base == "nf4", longest=longest),
-            r=config.r, alpha=config.alpha, dropout=config.dropout, dtype=compute_dtype(),
-        )  # fmt: skip
+        loaded = load_model(base, nf4=config.quantize_base == "nf4")
+        pack(loaded)
+        self.model = with_lora(loaded, r=config.r, alpha=config.alpha, dropout=config.dropout, dtype=compute_dtype())
+        fuse_norms(self.model)
         self.optimizer = MasterAdamW(
             [param for param in self.model.parameters() if param.requires_grad],
             lr=config.lr,
@@ -194,7 +195,7 @@ class _Run:
         batch = collate([self.rows[row] for row in chosen], self.pad)
         factor = state.schedule.factor(state.step)
         self.model.train()
-        loss = completion_loss(self.model, batch.to(self.device))
+        loss = completion_loss(self.model, batch.to(self.device), self.config.balance)
         value = loss.item()
         if not math.isfinite(value):
             raise StudentError(

@@ -29,7 +29,8 @@ class TrainConfig(Frozen):
     lr: float = Field(default=1.5e-3, gt=0)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
-    tokens_per_step: int = Field(default=1500, ge=1)  # padding included
+    tokens_per_step: int = Field(default=1100, ge=1)  # without padding
+    balance: float = Field(default=1.0, ge=0, le=1)  # 0: each token of an answer counts alike; 1: each row
     max_length: int = Field(default=1024, ge=8)  # tokens a row; longer rows are left out, counted and told
     warmup: float = Field(default=0.06, ge=0, lt=1)  # share of the steps
     weight_decay: float = Field(default=0.0, ge=0)

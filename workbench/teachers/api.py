@@ -1,5 +1,6 @@
 """Any OpenAI-compatible server, through `openai`'s async client. The key comes from a named environment variable."""
 
+import asyncio
 import json
 import os
 import time
@@ -37,6 +38,7 @@ class OpenAITeacher:
         self._schemas_refused = False
         self._logprobs = logprobs
         self._base_url = base_url
+        self._timeout_s = timeout_s
         self._key = key
         self._client = AsyncOpenAI(base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0)
 
@@ -57,6 +59,8 @@ class OpenAITeacher:
                 except openai.BadRequestError:  # no schemas at all here, or not of this form: the validators see to it
                     answer = await self._ask(request, own)
                     self._schemas_refused = True
+        except TimeoutError:
+            raise self._late() from None
         except openai.APIError as error:
             raise self._told(error) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -64,14 +68,17 @@ class OpenAITeacher:
         return _reply(answer, time.monotonic() - start)
 
     async def _ask(self, request: Request, body: dict[str, Any]) -> Any:
-        return await self._client.chat.completions.create(
-            model=self._served,
-            messages=[{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
-            temperature=request.temperature,
-            top_p=request.top_p,
-            max_tokens=request.max_tokens,
-            extra_body=body | ({"logprobs": True} if self._logprobs else {}),
-        )
+        async with asyncio.timeout(
+            self._timeout_s
+        ):  # of the whole: the client's own begins anew with each byte that comes
+            return await self._client.chat.completions.create(
+                model=self._served,
+                messages=[{"role": m.role, "content": m.content} for m in request.messages],  # type: ignore[misc]
+                temperature=request.temperature,
+                top_p=request.top_p,
+                max_tokens=request.max_tokens,
+                extra_body=body | ({"logprobs": True} if self._logprobs else {}),
+            )
 
     def _told(self, error: Exception) -> TeacherError:
         """The client's exception as ours: what broke, whether to try again, what to do."""
@@ -101,12 +108,16 @@ class OpenAITeacher:
                 wait_s=_seconds(error.response.headers.get("retry-after", "")),
             )
         if isinstance(error, openai.APITimeoutError):
-            return TeacherError(f"{where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
+            return self._late()
         if isinstance(error, openai.APIConnectionError):
             return TeacherError(f"{where} cannot be reached", "is the server up, and the network?", kind="network")
         if isinstance(error, openai.APIStatusError):
             return TeacherError(f"{where} failed (HTTP {error.status_code})", "try again later", kind="server")
         return TeacherError(f"{where} answered nonsense: {self._without_key(str(error))[:200]}", kind="bad_reply")
+
+    def _late(self) -> TeacherError:
+        where = self._base_url or "api.openai.com"
+        return TeacherError(f"{where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
 
     def _without_key(self, text: str) -> str:
         """What a server says of a refused request may quote the key."""

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 
 from workbench.errors import TeacherError
-from workbench.ledger import Ledger
+from workbench.ledger import Ledger, Paid
 from workbench.teachers.base import Teacher
 from workbench.types import Reply, Request
 
@@ -82,6 +82,7 @@ class Asker:
         self._late: set[str] = set()
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failures_in_a_row = 0
+        self._recorder = Recorder(ledger)
 
     async def ask(self, request: Request, *, late: bool = False) -> tuple[str, Reply]:
         """The ledger key of the call, and the reply. `late`: it may come after the minutes are up, for work that was done
@@ -90,26 +91,28 @@ class Asker:
         if late:
             self._late.add(key)
         if key in self._counted:
-            return key, await self._answer(key, request)
+            return key, self.ledger.get(key) or await self._answer(key, request)
         self._counted.add(key)
         self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
         try:
             self.check_budget(key)
-            reply = await self._answer(key, request)
+            known = self.ledger.get(key)
+            if known is not None:
+                self._count(known)
+                return key, known
+            return key, await self._answer(key, request)
         except BaseException:
             self._counted.discard(key)
             self.spent.calls -= 1
             raise
+
+    def _count(self, reply: Reply) -> None:
         read, written = reply.usage.prompt_tokens, reply.usage.completion_tokens
         self.spent.tokens += read + written
         self.spent.money += (read * self.price[0] + written * self.price[1]) / 1e6
-        return key, reply
 
     async def _answer(self, key: str, request: Request) -> Reply:
-        """From the ledger, from the call that is under way, or from the teacher."""
-        known = self.ledger.get(key)
-        if known is not None:
-            return known
+        """From the call that is under way, or from the teacher."""
         task = self._under_way.get(key)
         if task is None:
             task = asyncio.create_task(self._send(key, request))
@@ -163,7 +166,8 @@ class Asker:
             except TeacherError as error:
                 self.spent.failed += error.kind != "budget"
                 raise
-        self.spent.sent += 1
+            self.spent.sent += 1
+            self._count(reply)  # before the next one may be sent: no cap is passed by more than what is under way
         return reply
 
     async def _once(self, key: str, request: Request) -> Reply:
@@ -185,4 +189,42 @@ class Asker:
                 ) from error
             raise
         self._failures_in_a_row = 0
-        return self.ledger.put(key, self.teacher.model, request, reply)
+        return await self._recorder.put(Paid(key, self.teacher.model, request, reply))
+
+
+class Recorder:
+    """Replies into the ledger, as many in one commit as came while the last one was made: the disk is waited for once for all
+    of them, and beside the event loop."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._waiting: list[tuple[Paid, asyncio.Future[Reply]]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    async def put(self, call: Paid) -> Reply:
+        """The reply that stands, once it is on the disk."""
+        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting.append((call, done))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write())
+        return await done
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                replies = await asyncio.to_thread(self.ledger.put_all, [call for call, _ in batch])
+            except (
+                asyncio.CancelledError
+            ):  # the run ends: the thread brings its batch to the disk, and these are paid for too
+                if self._waiting:
+                    self.ledger.put_all([call for call, _ in self._waiting])
+                raise
+            except Exception as error:  # noqa: BLE001 - goes to all who wait for it
+                for _, done in batch:
+                    if not done.done():
+                        done.set_exception(error)
+            else:
+                for (_, done), reply in zip(batch, replies, strict=True):
+                    if not done.done():
+                        done.set_result(reply)

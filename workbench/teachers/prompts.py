@@ -6,8 +6,9 @@ is the same for all requests of one group, so that the server reads it once.
 A program that dspy optimized (instructions and demos) takes the place of the plain one: `Program.saved`.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from workbench.outputs import Output
 from workbench.scoring import shuffled
 from workbench.task import Task
 from workbench.types import Example, Message
+
+KNOWN = 64  # few-shot blocks whose messages are kept
+_PLACE = "\u2402{}\u2403"  # stands for an input while the block is made
+_PLACES = re.compile("\u2402(\\w+)\u2403")
 
 
 @lru_cache(maxsize=1)
@@ -53,7 +58,8 @@ class Program:
     def __init__(self, fields: str, instructions: str) -> None:
         import dspy
 
-        self.signature = dspy.Signature(fields, instructions)
+        self.signature: Any = dspy.Signature(fields, instructions)
+        self._known: OrderedDict[Hashable, tuple[Message, ...]] = OrderedDict()
 
     @classmethod
     def saved(cls, path: Path) -> tuple["Program", list[dict[str, str]]]:
@@ -68,13 +74,25 @@ class Program:
             raise ConfigError(
                 f"{path} is no saved dspy.Predict of `request -> answer`: {error!r}", "save it with predict.save(path)"
             ) from error
-        program = cls.__new__(cls)
+        program = cls("request -> answer", "")
         program.signature = predict.signature
         return program, demos
 
     def messages(self, demos: Sequence[Mapping[str, str]], inputs: Mapping[str, str]) -> tuple[Message, ...]:
-        made = _adapter().format(self.signature, [dict(demo) for demo in demos], dict(inputs))
-        return tuple(Message(role=item["role"], content=item["content"]) for item in made)
+        """What comes before the last turn is the same for all requests with these demonstrations, and is made once."""
+        said = {name: text for name, text in inputs.items() if text}
+        key = (tuple(said), *(tuple(demo.items()) for demo in demos))
+        known = self._known.get(key)
+        if known is None:
+            places = {name: _PLACE.format(name) for name in said}
+            made = _adapter().format(self.signature, [dict(demo) for demo in demos], places)
+            known = tuple(Message(role=item["role"], content=item["content"]) for item in made)
+            self._known[key] = known
+            if len(self._known) > KNOWN:
+                self._known.popitem(last=False)
+        *block, last = known
+        content = _PLACES.sub(lambda place: said[place[1]], last.content)
+        return (*block, Message(role=last.role, content=content))
 
 
 class Labeler:
