@@ -128,7 +128,7 @@ def workbench(candidates: int, in_flight: int, latency_s: float) -> Measured:
         found = measured(command, folder, url, in_flight / latency_s)
         (funnel,) = folder.glob(".workbench/store/sample/*/*/funnel.json")
         told = json.loads(funnel.read_text())
-        assert told["passed"] == told["candidates"] == candidates, told
+        assert told["passed"] == told["candidates"] == told["wishes"] == found.requests, told
         return found
 
 

@@ -1,4 +1,4 @@
-"""Packed rows against padded ones, and the frozen head's loss against torch's, in fp32: the same numbers, the same gradients."""
+"""Packed rows against padded ones, and the frozen head's loss against torch's, in fp32: the same numbers and gradients."""
 
 from pathlib import Path
 from typing import Any
