@@ -161,7 +161,6 @@ def test_two_processes_make_and_write_one_ledger(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from typing import Any
 from workbench.ledger import Ledger
 from workbench.types import Message, Reply, Request
 ledger = Ledger(Path(sys.argv[1]))

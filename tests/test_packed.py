@@ -33,7 +33,7 @@ def llama() -> LlamaForCausalLM:
 def gpt2() -> GPT2LMHeadModel:
     """With learned places, and no groups of heads."""
     torch.manual_seed(0)
-    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=50, attn_implementation="eager")
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=50, attn_pdrop=0.0, attn_implementation="eager")
     return GPT2LMHeadModel(config).eval()
 
 
@@ -59,6 +59,11 @@ def test_a_row_does_not_see_its_neighbours() -> None:
     wanted = states(model.base_model, alone.ids_B_T, alone.mask_B_T)
     found = states(model.base_model, beside.ids_B_T, beside.mask_B_T)[: len(first.ids)]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_with_attention_dropout_stays_padded() -> None:
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, attention_dropout=0.1))
+    assert not pack(model) and not is_packed(model)
 
 
 def test_a_model_with_a_window_stays_padded() -> None:

@@ -71,6 +71,18 @@ def check(task: Annotated[str, typer.Argument(help="A task's name or file; all t
 
 
 @app.command()
+def rejudge(
+    task: TaskArg,
+    run_: Annotated[str, typer.Option("--run", help="Which run's candidates; the task's latest without.")] = "",
+    jobs: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
+) -> None:
+    """Put a run's stored candidates before the validators as they are now; tell what changes. Asks no teacher."""
+    from workbench import commands
+
+    commands.rejudge(task, run_, jobs)
+
+
+@app.command()
 def predict(
     task: TaskArg,
     text: Annotated[str, typer.Argument(help="The input: text, or JSON where the input has several fields.")],

@@ -16,7 +16,7 @@ from workbench.errors import ConfigError, DataError, EdgeError, StoreError, Task
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
-from workbench.runs import Lock, RunFolder, find_run, read_lock
+from workbench.runs import Lock, RunFolder, find_run, list_runs, read_lock
 from workbench.store import RunLock
 from workbench.task import Task
 
@@ -258,6 +258,18 @@ def evaluate(name: str, run_name: str, split: str) -> None:
         print(f"  {metric:15} {score.value:5.1f}  [{score.low:.1f}, {score.high:.1f}]")
 
 
+def rejudge(name: str, run_name: str, jobs: int) -> None:
+    """What the validators of now say of a run's candidates."""
+    from workbench import rejudge as again
+    from workbench.dataset import candidates_of
+
+    task = registry.load(name)
+    own = [folder.name for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
+    run = find_run(Path.cwd(), run_name or (own[-1] if own else task.name))  # the newest, though it may have ended early
+    for line in again.told(again.rejudge(name, candidates_of(run), jobs)):
+        print(line)
+
+
 def estimate(name: str, config: Config) -> None:
     """An upper bound of the teacher's calls and tokens, from the prompts as they would be sent."""
     from workbench.stages.estimate import estimated
@@ -272,7 +284,8 @@ def teachers(name: str, named: Sequence[str], rows: int, sets: list[str]) -> Non
     from workbench.stages import roster
 
     task, found = registry.load(name), []
-    with Ledger(Path.cwd() / ".workbench" / "ledger.sqlite", run="teachers") as ledger:
+    home = Path.cwd() / ".workbench"
+    with RunLock(home), Ledger(home / "ledger.sqlite", run="teachers") as ledger:
         for each in dict.fromkeys(named):
             model, at, url = each.partition("@http")
             more = [f"teacher.base_url=http{url}"] if at else []

@@ -130,7 +130,9 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
 
     threads: int = Field(0, ge=0)  # 0: all cores
     slots: int = Field(8, ge=1)
-    concurrency: int = Field(16, ge=1)
+    concurrency: int = Field(16, ge=1)  # requests under way at an API, at most; fewer while it answers 429
+    requests_a_minute: float = Field(0.0, ge=0)  # 0: any number
+    tokens_a_minute: float = Field(0.0, ge=0)
     timeout_s: float = Field(120.0, gt=0)
     attempts: int = Field(5, ge=1)
 

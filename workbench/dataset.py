@@ -94,7 +94,7 @@ def export(run: Path, to: Path, form: str = "") -> str:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise StoreError(f"{to} is there already, and is left as it is", "give --to a folder that is new or empty")
     lock = read_lock(run)
-    judged = _judged(run, lock)
+    judged = list(read_jsonl(candidates_of(run), Judgement))
     found = flat(judged)
     part = to.with_name(f".{to.name}.{os.getpid()}.part")
     try:
@@ -110,8 +110,9 @@ def export(run: Path, to: Path, form: str = "") -> str:
     return f"{to}: {len(judged):,} candidates ({counted}) as {form}"
 
 
-def _judged(run: Path, lock: Lock) -> list[Judgement]:
-    entry = lock.entry("sample")
+def candidates_of(run: Path) -> Path:
+    """A run's candidates.jsonl. Raises StoreError where there is none, or nothing in it."""
+    entry = read_lock(run).entry("sample")
     if entry is None:
         raise StoreError(
             f"{run.name} did not get as far as its candidates", "run the task again, it goes on from there"
@@ -119,13 +120,12 @@ def _judged(run: Path, lock: Lock) -> list[Judgement]:
     path = Path(entry.path) / "candidates.jsonl"
     if not path.is_file():
         raise StoreError(f"{path} is not there any more", "run the task again: what is there is kept")
-    judged = list(read_jsonl(path, Judgement))
-    if not judged:
+    if not path.stat().st_size:
         raise StoreError(
             f"{run.name} has no candidates: no teacher wrote any",
             'its task wants the source "inverse", "forward" or "corpus"',
         )
-    return judged
+    return path
 
 
 def flat(judged: Sequence[Judgement]) -> Rows:

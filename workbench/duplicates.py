@@ -1,5 +1,6 @@
 """Near duplicates by MinHash over character 4-grams (datasketch): within the shard, and against dev and test (leakage)."""
 
+from functools import lru_cache
 from typing import Any
 
 from workbench.outputs.base import fold
@@ -27,10 +28,16 @@ class NearDuplicates:
 
 
 def _minhash(text: str) -> Any:
-    from datasketch import MinHash
-
     folded = f" {fold(text)} "
     grams = {folded[i : i + 4].encode() for i in range(max(1, len(folded) - 3))}
-    made = MinHash(num_perm=PERMUTATIONS, seed=1)
+    made = _empty().copy()
     made.update_batch(sorted(grams))
     return made
+
+
+@lru_cache(maxsize=1)
+def _empty() -> Any:
+    """Of nothing: to draw the permutations takes longer than to use them."""
+    from datasketch import MinHash
+
+    return MinHash(num_perm=PERMUTATIONS, seed=1)

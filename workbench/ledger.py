@@ -67,12 +67,13 @@ class Paid(NamedTuple):
 
 class Ledger:
     """The ledger at `path`, made if need be. A context manager; `close` it otherwise. `run` is noted in each row.
+    `sound`: another process has just looked at it for damage.
 
     Opening raises StoreError when the file is a newer format's, is damaged while another process has it open, or cannot
     be written. `notice` is "" or what was repaired, as a sentence for the user.
     """
 
-    def __init__(self, path: Path, *, run: str = "") -> None:
+    def __init__(self, path: Path, *, run: str = "", sound: bool = False) -> None:
         self.path, self.run, self.notice = path, run, ""
         self._mutex = threading.Lock()
         with self._told():
@@ -82,7 +83,7 @@ class Ledger:
         try:
             with self._told():
                 fcntl.flock(self._lock, fcntl.LOCK_SH)
-                if ledger_file.damage(path):
+                if not sound and ledger_file.damage(path):
                     self.notice = self._repair()
                 self._db = ledger_file.connect(path)
         except BaseException:

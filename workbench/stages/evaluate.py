@@ -169,8 +169,9 @@ def _teacher(evaluation: Evaluation) -> None:
 
 async def _replies(evaluation: Evaluation) -> list[Any]:
     context = evaluation.context
-    teacher = build_teacher(context.config.teacher, context.config.runtime)
+    teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     try:
+        await teacher.prepare()
         return list(await label_all(asker_for(context, teacher), evaluation.labeler, evaluation.rows, context.config))
     finally:
         await teacher.aclose()

@@ -1,6 +1,7 @@
 """Asking a GGUF file through llama.cpp's own server and the plain OpenAI chat API: what ships is what is asked."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -45,12 +46,18 @@ def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: 
     order = sorted(range(len(chats)), key=lambda place: words(chats[place]))
     parts = [order[len(order) * turn // servers : len(order) * (turn + 1) // servers] for turn in range(servers)]
 
+    broken = threading.Event()
+
     def answered(part: Sequence[int]) -> list[tuple[int, Answer]]:
         with _served(gguf, max(1, cores // servers), context) as ask:
-            return [(place, ask(chats[place], max_tokens)) for place in part]
+            return [(place, ask(chats[place], max_tokens)) for place in part if not broken.is_set()]
 
     with ThreadPoolExecutor(servers) as pool:
-        found = dict(chain.from_iterable(pool.map(answered, parts)))
+        try:
+            found = dict(chain.from_iterable(pool.map(answered, parts)))
+        except BaseException:  # the others need not go on, nor be waited for after a Ctrl-C
+            broken.set()
+            raise
     return [found[place] for place in range(len(chats))]
 
 

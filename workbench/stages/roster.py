@@ -47,10 +47,11 @@ def tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried:
 async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried:
     mode = "group" if config.shots.mode == "auto" else config.shots.mode
     dev = task.examples("dev")[:rows]
-    teacher = build_teacher(config.teacher, config.runtime)
+    teacher = build_teacher(config.teacher, config.runtime, ledger)
     paid = config.teacher if config.teacher.base_url else TeacherConfig()  # what runs here costs time alone
     price = (paid.price_in, paid.price_out)
     try:
+        await teacher.prepare()
         asker = Asker(
             teacher,
             ledger,

@@ -63,7 +63,7 @@ def run(context: Context) -> None:
 
 async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[str, Any]:
     config = context.config.sample
-    teacher = build_teacher(context.config.teacher, context.config.runtime)
+    teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     await teacher.prepare()
     limits = Limits(config.max_calls, config.max_tokens, config.max_money, config.max_minutes)
     asker = asker_for(context, teacher, limits)

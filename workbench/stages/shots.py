@@ -17,6 +17,7 @@ from workbench.stages.context import Context, write_json
 from workbench.teachers.asker import Asker, Limits
 from workbench.teachers.base import Teacher
 from workbench.teachers.build import build_teacher
+from workbench.teachers.pace import Pace
 from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Reply, Request
 
@@ -71,8 +72,9 @@ def kept(rights: Mapping[str, Sequence[bool]]) -> str:
 
 async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, Table], dict[str, list[bool]]]:
     """Each mode's scores, and which rows it got right."""
-    teacher = build_teacher(context.config.teacher, context.config.runtime)
+    teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     try:
+        await teacher.prepare()
         asker = asker_for(context, teacher)
         tables: dict[str, Table] = {}
         rights: dict[str, list[bool]] = {}
@@ -105,13 +107,15 @@ def answers(rows: Sequence[Example], replies: Sequence[Reply | None]) -> list[tu
 
 def asker_for(context: Context, teacher: Teacher, limits: Limits | None = None) -> Asker:
     runtime = context.config.runtime
+    concurrency = max(runtime.concurrency, teacher.at_once)
     return Asker(
         teacher,
         context.ledger,
         limits=limits,
-        concurrency=max(runtime.concurrency, teacher.at_once),
+        concurrency=concurrency,
         attempts=runtime.attempts,
         price=(context.config.teacher.price_in, context.config.teacher.price_out),
+        pace=Pace(concurrency, requests_a_minute=runtime.requests_a_minute, tokens_a_minute=runtime.tokens_a_minute),
     )
 
 
@@ -122,7 +126,7 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
         temperature=0.0 if k == 0 else config.sample.temperature,
         max_tokens=config.teacher.max_tokens,
         k=k,
-        json_schema=labeler.task.output.schema() if config.teacher.asks_schema else None,
+        json_schema=labeler.schema if config.teacher.asks_schema else None,
         purpose="label",
     )
 

@@ -57,7 +57,7 @@ def merge(base: Path, adapter: Path, out: Path, onto: Literal["base", "quantized
 def dev_exact(folder: Path, dev: Sequence[Pair], tokens: int = 1500) -> tuple[float, float]:
     """(exact match as a share from 0 to 1, nats per completion token) of a plain folder on `dev`, without generating.
 
-    `tokens` is the size of a batch with padding. Raises StudentError if `dev` is empty or the folder cannot be loaded.
+    `tokens` is the size of a batch without padding. Raises StudentError if `dev` is empty or the folder cannot be loaded.
     """
     if not dev:
         raise StudentError("there are no dev rows to score", "put examples into the task's dev split")

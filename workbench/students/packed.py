@@ -7,6 +7,7 @@ Shapes: B rows of up to T tokens, N tokens of all rows without padding, K key he
 head, H hidden size.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from workbench.students.attention import looks_at_all
 
+log = logging.getLogger(__name__)
 NAME = "workbench_packed"
 SAME = 0.99  # cosine of what the two ways make of a token; bf16 rounds the two in another order
 
@@ -36,21 +38,27 @@ _LAYOUT: ContextVar[_Layout] = ContextVar("layout")  # transformers hands nothin
 
 def pack(model: PreTrainedModel) -> bool:
     """From now on the model reads packed rows, if that gives what padded ones give: two rows are read in both ways."""
-    if not looks_at_all(model) or not getattr(model, "_supports_attention_backend", False):
+    dropout = any(getattr(model.config, name, 0.0) for name in ("attention_dropout", "attn_pdrop"))
+    if dropout or not looks_at_all(model) or not getattr(model, "_supports_attention_backend", False):
         return False
     ids_B_T = torch.tensor([[5, 7, 11, 13, 17], [19, 23, 29, 0, 0]], device=model.device)
     mask_B_T = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], device=model.device)
     training, before = model.training, model.config._attn_implementation
     model.eval()
-    with torch.no_grad():
-        padded_N_H = states(model.base_model, ids_B_T, mask_B_T)
-        model.set_attn_implementation(NAME)
-        packed_N_H = states(model.base_model, ids_B_T, mask_B_T)
-    same = functional.cosine_similarity(padded_N_H.float(), packed_N_H.float()).min() > SAME
-    if not same:
-        model.set_attn_implementation(before)
-    model.train(training)
-    return bool(same)
+    same = False
+    try:
+        with torch.no_grad():
+            padded_N_H = states(model.base_model, ids_B_T, mask_B_T)
+            model.set_attn_implementation(NAME)
+            packed_N_H = states(model.base_model, ids_B_T, mask_B_T)
+        same = bool(functional.cosine_similarity(padded_N_H.float(), packed_N_H.float()).min() > SAME)
+    except (RuntimeError, TypeError, ValueError) as error:  # heads of another shape, arguments of another kind
+        log.info("%s reads padded rows: %s", model.config.model_type, error)
+    finally:
+        if not same:
+            model.set_attn_implementation(before)
+        model.train(training)
+    return same
 
 
 def is_packed(model: PreTrainedModel) -> bool:

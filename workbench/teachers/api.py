@@ -17,6 +17,7 @@ SHORTEST_KEY = 8  # `local` is no secret
 class OpenAITeacher:
     """`model` as the server knows it. Retries are the asker's: the client makes none of its own."""
 
+    records = False
     at_once = 0
 
     def __init__(
@@ -184,6 +185,13 @@ def key_from(name: str) -> str:
         raise TeacherError(
             f"the environment variable {name} holds no API key",
             f"export {name}=..., or name another with --set teacher.key_env=NAME",
+            kind="auth",
+            fatal=True,
+        )
+    if not key.isascii():
+        raise TeacherError(
+            f"the API key in {name} holds a character that no key has",
+            "copy it again; a quote or a blank may have come along",
             kind="auth",
             fatal=True,
         )

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from workbench.errors import TeacherError
 from workbench.ledger import Ledger, Paid
 from workbench.teachers.base import Teacher
+from workbench.teachers.pace import Pace
+from workbench.teachers.recorder import Recorder
 from workbench.types import Reply, Request
 
 RETRIED = ("rate", "timeout", "server", "network", "bad_reply")
@@ -67,6 +69,7 @@ class Asker:
         concurrency: int = 8,
         attempts: int = 5,
         price: tuple[float, float] = (0.0, 0.0),
+        pace: Pace | None = None,
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
@@ -76,7 +79,7 @@ class Asker:
         self.attempts = attempts
         self.price = price  # per million tokens read and written
         self.concurrency = concurrency
-        self._gate = asyncio.Semaphore(concurrency)
+        self.pace = pace or Pace(concurrency)
         self._dead_after = max(DEAD_AFTER, 3 * concurrency)
         self._counted: set[str] = set()
         self._late: set[str] = set()
@@ -152,7 +155,7 @@ class Asker:
         def again(error: BaseException) -> bool:
             return isinstance(error, TeacherError) and error.kind in RETRIED and not error.fatal
 
-        async with self._gate:
+        async with self.pace:
             self.check_budget(key)
             try:
                 async for attempt in AsyncRetrying(
@@ -162,6 +165,8 @@ class Asker:
                     reraise=True,
                 ):
                     with attempt:
+                        if attempt.retry_state.attempt_number > 1:
+                            await self.pace.leave()
                         reply = await self._once(key, request)
             except TeacherError as error:
                 self.spent.failed += error.kind != "budget"
@@ -180,6 +185,8 @@ class Asker:
         except TeacherError as error:
             self.ledger.fail(key, self.teacher.model, request, error.kind, str(error))
             self._failures_in_a_row += 1
+            if error.kind == "rate":
+                self.pace.slow_down(min(error.wait_s, WAIT_AT_MOST_S))
             if self._failures_in_a_row >= self._dead_after and not error.fatal:
                 raise TeacherError(
                     f"{self._failures_in_a_row} failures in a row, the last: {error}",
@@ -189,42 +196,7 @@ class Asker:
                 ) from error
             raise
         self._failures_in_a_row = 0
+        self.pace.went_well(reply.usage.prompt_tokens + reply.usage.completion_tokens)
+        if self.teacher.records:
+            return reply
         return await self._recorder.put(Paid(key, self.teacher.model, request, reply))
-
-
-class Recorder:
-    """Replies into the ledger, as many in one commit as came while the last one was made: the disk is waited for once for all
-    of them, and beside the event loop."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
-        self._waiting: list[tuple[Paid, asyncio.Future[Reply]]] = []
-        self._writing: asyncio.Task[None] | None = None
-
-    async def put(self, call: Paid) -> Reply:
-        """The reply that stands, once it is on the disk."""
-        done: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting.append((call, done))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
-        return await done
-
-    async def _write(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            try:
-                replies = await asyncio.to_thread(self.ledger.put_all, [call for call, _ in batch])
-            except (
-                asyncio.CancelledError
-            ):  # the run ends: the thread brings its batch to the disk, and these are paid for too
-                if self._waiting:
-                    self.ledger.put_all([call for call, _ in self._waiting])
-                raise
-            except Exception as error:  # noqa: BLE001 - goes to all who wait for it
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(error)
-            else:
-                for (_, done), reply in zip(batch, replies, strict=True):
-                    if not done.done():
-                        done.set_result(reply)

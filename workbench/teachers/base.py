@@ -13,6 +13,7 @@ class Teacher(Protocol):
 
     model: str
     licence: str
+    records: bool  # whether a reply is in the ledger when `complete` returns; else who asks sees to it
     at_once: int  # requests that it is best kept busy with; 0: no more than `runtime.concurrency`
 
     async def prepare(self) -> None:

@@ -6,20 +6,28 @@ from pathlib import Path
 from workbench import models
 from workbench.config import Runtime, TeacherConfig
 from workbench.errors import TeacherError
+from workbench.ledger import Ledger
 from workbench.teachers.api import OpenAITeacher, key_from
 from workbench.teachers.base import Teacher
+from workbench.teachers.posted import PostedTeacher
 
 LOCAL_TIMEOUT_S = 900.0  # a model on a busy small machine is slow, not dead; a dead one is told by its process
 
 
-def build_teacher(config: TeacherConfig, runtime: Runtime) -> Teacher:
-    """With `base_url` an API, `hf:...` a transformers model, else a GGUF of the catalogue or by path (fetched if need be)."""
+def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None = None) -> Teacher:
+    """With `base_url` an API, `hf:...` a transformers model, else a GGUF of the catalogue or by path (fetched if need be).
+
+    With a ledger, an API is asked by a process of its own, which brings its replies there whatever becomes of this one.
+    """
     if config.base_url:
         local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
+        key = os.environ.get(config.key_env) or "local" if local else key_from(config.key_env)
+        if ledger is not None:
+            return PostedTeacher(config, runtime, ledger, model=known_as(config))
         return OpenAITeacher(
             config.model,
             base_url=config.base_url,
-            key=os.environ.get(config.key_env) or "local" if local else key_from(config.key_env),
+            key=key,
             licence=config.licence or "unknown",
             timeout_s=runtime.timeout_s,
             identity=known_as(config),

@@ -90,6 +90,7 @@ class Program:
             self._known[key] = known
             if len(self._known) > KNOWN:
                 self._known.popitem(last=False)
+        self._known.move_to_end(key)
         *block, last = known
         content = _PLACES.sub(lambda place: said[place[1]], last.content)
         return (*block, Message(role=last.role, content=content))
@@ -107,6 +108,7 @@ class Labeler:
 
     def __init__(self, task: Task, seeds: Sequence[Example], mode: str, config: ShotsConfig) -> None:
         self.task = task
+        self.schema = task.output.schema()
         self.mode = mode
         self.config = config
         self.seeds = list(seeds)

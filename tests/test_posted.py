@@ -1,0 +1,169 @@
+"""The post: a process of its own that asks an API, and brings each reply into the ledger whatever becomes of the run."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from servers import TeacherServer
+from small import question
+
+from workbench.config import Runtime, TeacherConfig
+from workbench.errors import StoreError, TeacherError
+from workbench.ledger import Ledger
+from workbench.teachers import posted
+from workbench.teachers.build import build_teacher
+from workbench.teachers.posted import PostedTeacher, lock_file, wait_for_earlier
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TeacherServer]:
+    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
+        yield running
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
+        yield opened
+
+
+def made(url: str, ledger: Ledger, timeout_s: float = 10.0) -> PostedTeacher:
+    teacher = build_teacher(TeacherConfig(model="fake", base_url=url), Runtime(timeout_s=timeout_s), ledger)
+    assert isinstance(teacher, PostedTeacher)
+    return teacher
+
+
+def using(teacher: PostedTeacher, use: Callable[[], Awaitable[None]]) -> None:
+    async def inside() -> None:
+        try:
+            async with asyncio.timeout(60):
+                await teacher.prepare()
+                await use()
+        finally:
+            await teacher.aclose()
+
+    asyncio.run(inside())
+
+
+def test_a_reply_is_in_the_ledger_when_it_is_told(server: TeacherServer, ledger: Ledger) -> None:
+    teacher = made(server.base_url, ledger)
+
+    async def use() -> None:
+        replies = await asyncio.gather(*(teacher.complete(question(str(n))) for n in range(20)))
+        keys = [ledger.key(teacher.model, question(str(n))) for n in range(20)]
+        assert [ledger.get(key) for key in keys] == replies
+        assert {reply.text for reply in replies} == {"[]"}
+
+    using(teacher, use)
+    assert server.count == 20
+    post = teacher._post
+    assert post is None, "it has ended"
+
+
+def test_errors_come_as_they_are(server: TeacherServer, ledger: Ledger) -> None:
+    teacher = made(server.base_url, ledger, timeout_s=1.0)
+    server.script = ["429", "401", "hang"]
+
+    async def use() -> None:
+        for number, (kind, fatal, wait_s) in enumerate(
+            [("rate", False, 1.0), ("auth", True, 0.0), ("timeout", False, 0)]
+        ):
+            with pytest.raises(TeacherError) as caught:
+                await teacher.complete(question(str(number)))
+            assert (caught.value.kind, caught.value.fatal, caught.value.wait_s) == (kind, fatal, wait_s)
+            assert caught.value.hint
+
+    using(teacher, use)
+    assert ledger.count() == 0
+
+
+def test_a_post_that_is_killed_is_told_and_started_anew(server: TeacherServer, ledger: Ledger) -> None:
+    teacher = made(server.base_url, ledger)
+
+    async def use() -> None:
+        await teacher.complete(question("before"))
+        assert teacher._post is not None
+        server.latency_s = 3
+        waiting = asyncio.create_task(teacher.complete(question("meanwhile")))
+        while server.count < 2:
+            await asyncio.sleep(0.01)
+        os.kill(teacher._post.process.pid, signal.SIGKILL)
+        with pytest.raises(TeacherError, match="died") as caught:
+            await waiting
+        assert (caught.value.kind, caught.value.fatal) == ("network", False)
+        server.latency_s = 0
+        assert (await teacher.complete(question("after"))).text == "[]"
+
+    using(teacher, use)
+    assert ledger.count() == 2
+
+
+def test_what_is_under_way_at_the_end_comes_into_the_ledger_and_the_next_waits_for_it(
+    server: TeacherServer, ledger: Ledger
+) -> None:
+    teacher = made(server.base_url, ledger)
+    server.latency_s = 2
+
+    async def use() -> None:
+        asking = [asyncio.create_task(teacher.complete(question(str(n)))) for n in range(5)]
+        while server.count < 5:
+            await asyncio.sleep(0.01)
+        for task in asking:
+            task.cancel()
+
+    begin = time.monotonic()
+    using(teacher, use)
+    assert ledger.count() == 0
+    with pytest.raises(TeacherError, match="not asked any more"):
+        asyncio.run(teacher.complete(question("late")))
+    asyncio.run(made(server.base_url, ledger).prepare())
+    assert ledger.count() == 5 and time.monotonic() - begin > 1.9
+    assert server.count == 5
+
+
+def test_a_ledger_that_cannot_be_opened_is_told(server: TeacherServer, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "other" / "ledger.sqlite") as ledger:
+        teacher = made(server.base_url, ledger)
+
+        async def use() -> None:
+            ledger.path.with_name("ledger.sqlite.lock").unlink()
+            ledger.path.with_name("ledger.sqlite.lock").mkdir()
+            with pytest.raises(StoreError, match=r"ledger\.sqlite"):
+                await teacher.complete(question())
+
+        using(teacher, use)
+    assert server.count == 0
+
+
+def test_waiting_is_told_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(posted, "TOLD_AFTER_S", 0.1)
+    lock = lock_file(tmp_path / "ledger.sqlite", "fake")
+    assert lock != lock_file(tmp_path / "ledger.sqlite", "another")
+    held = os.open(lock, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(held, fcntl.LOCK_SH)
+    os.pwrite(held, b"0.4", 0)
+    begin = time.monotonic()
+    asyncio.run(wait_for_earlier(lock))
+    assert 0.4 < time.monotonic() - begin < 5
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[0] for line in told] == ["waiting", "waited"]
+    os.close(held)
+    asyncio.run(wait_for_earlier(lock))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_key_that_cannot_be_one_is_refused_before_it_is_sent(
+    server: TeacherServer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_TEST_KEY", "sk-live-“quoted”")
+    config = TeacherConfig(model="m", base_url="https://api.example.org/v1", key_env="WORKBENCH_TEST_KEY")
+    with pytest.raises(TeacherError, match="holds a character that no key has") as caught:
+        build_teacher(config, Runtime(), ledger)
+    assert "quoted" not in str(caught.value) + caught.value.hint

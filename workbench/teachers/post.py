@@ -1,0 +1,75 @@
+"""`python -m workbench.teachers.post`: asks one API for a run, and brings each reply into the ledger before it tells of it.
+
+    in   one line of JSON: teacher, runtime, ledger, run; then a line a request: `NAME REQUEST`
+    out  a line each, in the order they are done: `NAME reply REPLY`, `NAME teacher ERROR`, `NAME store ERROR`
+
+When its input ends, by the run's own end or by its kill, it takes what is under way to the ledger, and ends. It is started by
+`posted.PostedTeacher`, in a session of its own, and holds the lock that it inherits.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from workbench.config import Runtime, TeacherConfig
+from workbench.errors import StoreError, TeacherError, WorkbenchError
+from workbench.ledger import Ledger, Paid, redact
+from workbench.teachers.base import Teacher
+from workbench.teachers.build import build_teacher
+from workbench.teachers.posted import LINE_BYTES
+from workbench.teachers.recorder import Recorder
+from workbench.types import Request
+
+
+async def serve() -> None:
+    asked = asyncio.StreamReader(limit=LINE_BYTES)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin.buffer)
+    order = json.loads(await asked.readline())
+    try:
+        config, runtime = TeacherConfig.model_validate(order["teacher"]), Runtime.model_validate(order["runtime"])
+        teacher = build_teacher(config, runtime)
+        ledger = Ledger(Path(order["ledger"]), run=order["run"], sound=True)  # the run has just opened it
+    except WorkbenchError as error:
+        while (name := (await asked.readline()).partition(b" ")[0]).strip():
+            _tell_error(name, error)
+        return
+    with ledger:
+        recorder, under_way = Recorder(ledger), set[asyncio.Task[None]]()
+        while (line := await asked.readline()).endswith(b"\n"):  # half a line: the run was killed while it wrote
+            name, _, said = line.partition(b" ")
+            task = asyncio.create_task(_one(teacher, recorder, name, Request.model_validate_json(said)))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await teacher.aclose()
+
+
+async def _one(teacher: Teacher, recorder: Recorder, name: bytes, request: Request) -> None:
+    try:
+        reply = await teacher.complete(request)
+        stands = await recorder.put(Paid(Ledger.key(teacher.model, request), teacher.model, request, reply))
+        _tell(name, b"reply", stands.model_dump_json())
+    except WorkbenchError as error:
+        _tell_error(name, error)
+    except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
+        _tell_error(name, TeacherError(f"{teacher.model}: {redact(repr(error))}", kind="server", fatal=True))
+
+
+def _tell_error(name: bytes, error: WorkbenchError) -> None:
+    told: dict[str, object] = {"message": str(error), "hint": error.hint}
+    if isinstance(error, StoreError):
+        return _tell(name, b"store", json.dumps(told))
+    known = error if isinstance(error, TeacherError) else TeacherError(str(error), kind="refused", fatal=True)
+    _tell(name, b"teacher", json.dumps(told | {"kind": known.kind, "fatal": known.fatal, "wait_s": known.wait_s}))
+
+
+def _tell(name: bytes, kind: bytes, said: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the run is gone: what counts is in the ledger
+        os.write(1, b"%s %s %s\n" % (name, kind, said.encode()))
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())

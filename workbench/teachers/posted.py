@@ -1,0 +1,194 @@
+"""An API asked by a process of its own (`post.py`), which brings each reply into the ledger whatever becomes of this one.
+
+A run that is killed has requests under way. They are paid for; with the run's own process their replies would be lost, and the
+next run would send them again. The post outlives the run: it takes what is under way to the ledger, then ends; the next run
+waits for that before it looks anything up. And the work of the wire is done on another core than the judging.
+
+Not guaranteed: replies under way when the post itself is killed, or the machine stops.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from workbench.config import Runtime, TeacherConfig
+from workbench.digest import digest
+from workbench.edge import child
+from workbench.errors import StoreError, TeacherError
+from workbench.ledger import Ledger
+from workbench.types import Reply, Request
+
+LINE_BYTES = 2**26  # of a request or a reply, at most
+GRACE_S = 10.0  # beyond what a request may take, for its reply to reach the disk
+TOLD_AFTER_S = 1.0
+
+
+class PostedTeacher:
+    """Raises what `OpenAITeacher` raises, and StoreError where the ledger cannot be written."""
+
+    records = True
+    at_once = 0
+
+    def __init__(self, config: TeacherConfig, runtime: Runtime, ledger: Ledger, *, model: str) -> None:
+        self.model = model
+        self.licence = config.licence or "unknown"
+        self._order = {
+            "teacher": config.model_dump(mode="json"),
+            "runtime": runtime.model_dump(mode="json"),
+            "ledger": str(ledger.path.resolve()),
+            "run": ledger.run,
+        }
+        self._most_s = 2 * runtime.timeout_s + GRACE_S  # a server that refuses schemas is asked twice
+        self._lock = lock_file(ledger.path, model)
+        self._log = ledger.path.with_name("post.log")
+        self._names = itertools.count()
+        self._under_way: dict[int, asyncio.Future[Reply]] = {}
+        self._starting = asyncio.Lock()
+        self._post: _Post | None = None
+        self._closed = False
+
+    async def prepare(self) -> None:
+        """Waits until the posts of runs that are gone have brought home what they have under way."""
+        await wait_for_earlier(self._lock)
+
+    async def complete(self, request: Request) -> Reply:
+        name, reply = next(self._names), asyncio.get_running_loop().create_future()
+        async with self._starting:
+            if self._closed:
+                raise TeacherError(f"{self.model} is not asked any more", kind="network", fatal=True)
+            if self._post is None:
+                self._post = await _Post.start(self._log, self._lock, self._most_s, self._order)
+                self._post.reading = asyncio.create_task(self._read(self._post))
+        self._under_way[name] = reply
+        try:
+            self._post.requests.write(b"%d %s\n" % (name, request.model_dump_json().encode()))
+            with contextlib.suppress(ConnectionError):  # the post has died: `_read` tells all who wait
+                await self._post.requests.drain()
+            found: Reply = await reply
+            return found
+        finally:
+            self._under_way.pop(name, None)
+
+    async def _read(self, post: "_Post") -> None:
+        """Hands out what the post tells, until it ends; then nobody is left waiting."""
+        try:
+            while line := await post.replies.readline():
+                name, kind, said = line.split(b" ", 2)
+                waiting = self._under_way.get(int(name))
+                if waiting is None or waiting.done():  # nobody waits any more; it is in the ledger
+                    continue
+                if kind == b"reply":
+                    waiting.set_result(Reply.model_validate_json(said))
+                else:
+                    waiting.set_exception(_error(kind, json.loads(said)))
+        except ValueError:  # half a line: it was killed while it wrote
+            post.process.kill()
+        if self._post is post:
+            self._post = None
+        code = await post.ended()
+        told = f"the process that asks {self.model} died ({child.ending(code)}): {child.tail(self._log, 3)}"
+        for waiting in self._under_way.values():
+            if not waiting.done():
+                waiting.set_exception(TeacherError(told, f"{self._log} tells more", kind="network"))
+
+    async def aclose(self) -> None:
+        """Ends the post, once it has brought home what is under way; that is not waited for."""
+        self._closed = True
+        async with self._starting:
+            post, self._post = self._post, None
+        if post is not None:
+            await post.close(wait=not self._under_way)
+
+
+class _Post:
+    """The process, and the two pipes to it."""
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", requests: asyncio.StreamWriter, replies: asyncio.StreamReader,
+        hearing: asyncio.BaseTransport,
+    ) -> None:  # fmt: skip
+        self.process, self.requests, self.replies, self._hearing = process, requests, replies, hearing
+        self.reading: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, log: Path, lock: Path, most_s: float, order: object) -> "_Post":
+        """It holds the lock from its first moment: what it inherits is locked already."""
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            os.truncate(handle, 0)
+            os.pwrite(handle, f"{most_s:g}".encode(), 0)
+            with log.open("wb") as errors:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "workbench.teachers.post"],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, pass_fds=(handle,),
+                    env=child.environment(), start_new_session=True,  # the terminal's Ctrl-C is not for it
+                )  # fmt: skip
+        finally:
+            os.close(handle)
+        loop, replies = asyncio.get_running_loop(), asyncio.StreamReader(limit=LINE_BYTES)
+        hearing, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(replies), process.stdout)
+        writing, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, process.stdin)
+        requests = asyncio.StreamWriter(writing, protocol, None, loop)
+        requests.write(json.dumps(order).encode() + b"\n")
+        return cls(process, requests, replies, hearing)
+
+    async def ended(self) -> int:
+        return await asyncio.to_thread(self.process.wait)
+
+    async def close(self, *, wait: bool) -> None:
+        """Closed pipes tell it that nobody asks or listens any more."""
+        if self.reading is not None:
+            self.reading.cancel()
+        self.requests.close()
+        self._hearing.close()
+        await asyncio.sleep(0)  # transports close in the loop's next turn
+        if wait:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended(), GRACE_S)
+
+
+def _error(kind: bytes, said: dict[str, object]) -> TeacherError | StoreError:
+    if kind == b"store":
+        return StoreError(str(said["message"]), str(said["hint"]))
+    return TeacherError(
+        str(said["message"]),
+        str(said["hint"]),
+        kind=said["kind"],  # type: ignore[arg-type]
+        fatal=bool(said["fatal"]),
+        wait_s=float(str(said["wait_s"])),
+    )
+
+
+def lock_file(ledger: Path, model: str) -> Path:
+    """Held by each post of this teacher while it lives; in it, for how many seconds it may have something under way."""
+    return ledger.with_name(f"{ledger.name}.post-{digest(model)[:8]}")
+
+
+async def wait_for_earlier(lock: Path) -> None:
+    """Until no post holds the lock, or for as long as one may have something under way."""
+    began, told = time.monotonic(), False
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                waited = time.monotonic() - began
+                if waited > float(os.pread(handle, 32, 0) or 0):
+                    print("waited in vain for a stopped run's replies; some may be asked for again", file=sys.stderr)
+                    return
+                if not told and waited > TOLD_AFTER_S:
+                    told = True
+                    print("waiting for replies that a stopped run has under way", file=sys.stderr, flush=True)
+                await asyncio.sleep(0.05)
+    finally:
+        os.close(handle)
