@@ -153,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         owner = self.server_of
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        body, question, deed = owner.begin(raw, dict(self.headers.items()))
+        body, question, deed = owner.begin(raw, {name.title(): value for name, value in self.headers.items()})
         answered = False
         try:
             if owner.latency_s:

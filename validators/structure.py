@@ -16,6 +16,8 @@ class Structure:
     stage: Literal["json", "schema"]
 
     def judge(self, judged: Judged, task: Task) -> Check:
+        if judged.value is not None:  # it was read already
+            return Check(validator=self.name, outcome="pass")
         try:
             task.output.parse(judged.text)
         except ParseError as error:

@@ -265,7 +265,9 @@ def rejudge(name: str, run_name: str, jobs: int) -> None:
 
     task = registry.load(name)
     own = [folder.name for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
-    run = find_run(Path.cwd(), run_name or (own[-1] if own else task.name))  # the newest, though it may have ended early
+    run = find_run(
+        Path.cwd(), run_name or (own[-1] if own else task.name)
+    )  # the newest, though it may have ended early
     for line in again.told(again.rejudge(name, candidates_of(run), jobs)):
         print(line)
 

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ValidationError
@@ -111,12 +112,17 @@ def compact(value: Any) -> str:
 def fold(value: Any) -> Any:
     """How values are compared: text without regard to case, width of blanks or Unicode form; all else as it is."""
     if isinstance(value, str):
-        return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+        return _folded(value)
     if isinstance(value, Mapping):
         return {key: fold(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [fold(item) for item in value]
     return value
+
+
+@lru_cache(maxsize=4096)
+def _folded(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def validated(model: type[BaseModel], value: Any, where: str) -> dict[str, Any]:

@@ -38,6 +38,10 @@ class Calls:
             name: {key: kind_of(spec) for key, spec in _arguments_schema(model)["properties"].items()}
             for name, model in self.functions.items()
         }
+        self._defaults = {
+            name: {key: field.get_default() for key, field in model.model_fields.items() if not field.is_required()}
+            for name, model in self.functions.items()
+        }
         self.ordered = ordered
         self.max_calls = max_calls
 
@@ -87,11 +91,10 @@ class Calls:
             raise ParseError("schema", f"call {place}: no function is called {name!r}")
         if not isinstance(arguments, dict):
             raise ParseError("schema", f"call {place}: `arguments` is not an object")
-        unknown = sorted(set(arguments) - set(model.model_fields))
+        unknown = sorted(arguments.keys() - self._kinds[name].keys())
         if unknown and model.model_config.get("extra") != "allow":
             raise ParseError("schema", f"{name} has no argument {unknown[0]!r}")
-        full = validated(model, arguments, name)
-        defaults = {key: field.get_default() for key, field in model.model_fields.items() if not field.is_required()}
+        full, defaults = validated(model, arguments, name), self._defaults[name]
         kept = {key: item for key, item in full.items() if key not in defaults or item != defaults[key]}
         return {"name": name, "arguments": {key: item for key, item in kept.items() if item is not None}}
 
