@@ -11,7 +11,7 @@ Dear validators ask a teacher and are not tried here.
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ def try_task(task: Task) -> Trial:
     """Try the data, the probes and the cheap validators of a task. Raises nothing that is a fault of theirs."""
     problems: list[Problem] = []
     rows = {split: _read(partial(task.examples, split), split, problems) for split in SPLITS}
-    unlabelled = _read(lambda: task.corpus() if "corpus" in task.sources else [], "corpus", problems)
+    unlabelled = _read(task.corpus, "corpus", problems) if "corpus" in task.sources else []
     problems += _in_two_splits(rows)
     good = [row for split in SPLITS for row in rows[split] if _target_passes(task, row, problems) and split in MUTATED]
     for number, probe in enumerate(task.probes, 1):
@@ -95,7 +95,7 @@ def try_task(task: Task) -> Trial:
     )
 
 
-def _read(rows: Callable[[], list[Example]], where: str, problems: list[Problem]) -> list[Example]:
+def _read(rows: Callable[[], Sequence[Example]], where: str, problems: list[Problem]) -> Sequence[Example]:
     try:
         return rows()
     except DataError as error:
@@ -104,7 +104,7 @@ def _read(rows: Callable[[], list[Example]], where: str, problems: list[Problem]
         return []
 
 
-def _in_two_splits(rows: dict[Split, list[Example]]) -> list[Problem]:
+def _in_two_splits(rows: Mapping[Split, Sequence[Example]]) -> list[Problem]:
     first: dict[str, Split] = {}
     return [
         _problem(split, row, "data", "fail", f"is a {first[row.id]} row too: take it out of one of the two files")

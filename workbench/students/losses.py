@@ -43,7 +43,7 @@ def completion_loss(model: torch.nn.Module, batch: Batch, balance: float = 0.0) 
     head: Any = plain.get_output_embeddings()  # type: ignore[no-untyped-call]
     if _own_head(plain) or type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
         return weights_L @ functional.cross_entropy(_logits(plain, hidden_L_H), targets_L, reduction="none")
-    loss: torch.Tensor = _FrozenHeadLoss.apply(hidden_L_H, head.weight, targets_L, weights_L)  # type: ignore[no-untyped-call]
+    loss: torch.Tensor = _FrozenHeadLoss.apply(hidden_L_H, head.weight, targets_L, weights_L)
     return loss
 
 

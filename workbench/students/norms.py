@@ -40,7 +40,8 @@ class _Norm(torch.autograd.Function):
         squares_N_1 = torch.linalg.vector_norm(x_N_H, dim=-1, keepdim=True, dtype=torch.float32).square_()
         scale_N_1 = squares_N_1.div_(x_N_H.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x_N_H, weight_H, scale_N_1)
-        return (x_N_H * scale_N_1).to(x_N_H.dtype).mul_(weight_H)
+        y_N_H: torch.Tensor = (x_N_H * scale_N_1).to(x_N_H.dtype).mul_(weight_H)
+        return y_N_H
 
     @staticmethod
     @once_differentiable

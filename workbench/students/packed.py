@@ -44,7 +44,7 @@ def pack(model: PreTrainedModel) -> bool:
     ids_B_T = torch.tensor([[5, 7, 11, 13, 17], [19, 23, 29, 0, 0]], device=model.device)
     mask_B_T = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], device=model.device)
     training, before = model.training, model.config._attn_implementation
-    model.eval()
+    model.train(False)
     same = False
     try:
         with torch.no_grad():
@@ -113,16 +113,16 @@ def _attend(
     rows, longest = layout.rows, layout.longest
     _, heads, _, size = query.shape
     keys = key.shape[1]
-    padded = [_padded(tensor, layout) for tensor in (query, key, value)]
+    query, key, value = (_padded(tensor, layout) for tensor in (query, key, value))
     if query.is_cpu:  # the fused product's backward is slow in bf16
-        query_BK_GT_D = padded[0].reshape(rows * keys, heads // keys * longest, size)
-        key_BK_T_D, value_BK_T_D = (tensor.reshape(rows * keys, longest, size) for tensor in padded[1:])
+        query_BK_GT_D = query.reshape(rows * keys, heads // keys * longest, size)
+        key_BK_T_D, value_BK_T_D = (tensor.reshape(rows * keys, longest, size) for tensor in (key, value))
         mask_GT_T = layout.mask_T_T.repeat(heads // keys, 1)
         scores_BK_GT_T = torch.baddbmm(mask_GT_T, query_BK_GT_D, key_BK_T_D.transpose(1, 2), alpha=scaling)
         mixed = scores_BK_GT_T.softmax(-1) @ value_BK_T_D
     else:
         mixed = functional.scaled_dot_product_attention(
-            *padded, is_causal=True, scale=scaling, enable_gqa=heads != keys
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=heads != keys
         )
     mixed_BT_H_D = mixed.view(rows, heads, longest, size).transpose(1, 2).reshape(rows * longest, heads, size)
     return mixed_BT_H_D.index_select(0, layout.places_N)[None], None
