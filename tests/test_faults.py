@@ -14,9 +14,9 @@ HARMLESS = ("slow",)
 
 
 def script(rng: random.Random) -> list[str]:
-    """Bursts of 429 first, then every other misdeed twice among as many good replies."""
-    bursts = [*["429"] * 12, *["ok"] * 30, *["429"] * 8]
-    mixed = [*MENDED * 2, *HARMLESS * 2, *["ok"] * 40]
+    """Bursts of 429 first, then every other misdeed among as many good replies."""
+    bursts = [*["429"] * 8, *["ok"] * 20, *["429"] * 6]
+    mixed = [*MENDED, *HARMLESS, *["ok"] * 20]
     rng.shuffle(mixed)
     return bursts + mixed
 

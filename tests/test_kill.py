@@ -112,16 +112,3 @@ def test_killed_five_times_it_makes_the_same_shard_and_sends_nothing_twice(tmp_p
     assert len(set(found.asked)) == len(found.asked), "undisturbed, each question is sent once"
     assert sorted(found.received) == sorted(found.asked), "nor more often when it is killed"
     assert found.rough == found.smooth
-
-
-def test_the_post_brings_home_what_is_under_way_and_the_next_run_waits_for_it(tmp_path: Path) -> None:
-    write_task(tmp_path)
-    with TeacherServer(tmp_path / "log.jsonl", latency_s=4) as server:
-        arguments = sampling(server.base_url, "sample.values_per_slot=0", "sample.inverse=12")
-        killed(tmp_path, arguments, lambda _: server.count >= 8, 0)
-        assert not paid(tmp_path, tmp_path / "copy"), "they are under way"
-        server.latency_s = 0
-        done = workbench(tmp_path, *arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        received = Counter(seen.question for seen in server.seen() if seen.event == "received")
-    assert len(received) >= 8 and set(received.values()) == {1}

@@ -85,6 +85,7 @@ class Asker:
         self._late: set[str] = set()
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failures_in_a_row = 0
+        self._broken: TeacherError | None = None
         self._recorder = Recorder(ledger)
 
     async def ask(self, request: Request, *, late: bool = False) -> tuple[str, Reply]:
@@ -157,6 +158,8 @@ class Asker:
 
         async with self.pace:
             self.check_budget(key)
+            if self._broken is not None:  # nobody is sent after one who found the teacher dead
+                raise self._broken
             try:
                 async for attempt in AsyncRetrying(
                     stop=stop_after_attempt(self.attempts),
@@ -185,15 +188,18 @@ class Asker:
         except TeacherError as error:
             self.ledger.fail(key, self.teacher.model, request, error.kind, str(error))
             self._failures_in_a_row += 1
+            if error.fatal:
+                self._broken = error
             if error.kind == "rate":
                 self.pace.slow_down(min(error.wait_s, WAIT_AT_MOST_S))
             if self._failures_in_a_row >= self._dead_after and not error.fatal:
-                raise TeacherError(
+                self._broken = TeacherError(
                     f"{self._failures_in_a_row} failures in a row, the last: {error}",
                     error.hint or "the run goes on where it was with the same command",
                     kind=error.kind,
                     fatal=True,
-                ) from error
+                )
+                raise self._broken from error
             raise
         self._failures_in_a_row = 0
         self.pace.went_well(reply.usage.prompt_tokens + reply.usage.completion_tokens)
