@@ -18,8 +18,8 @@ from workbench.cli import app, main
 from workbench.errors import LockedError
 from workbench.store import RunLock
 
-VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge", "licences",
-         "ledger", "ledger export", "models", "models list", "models fetch", "models path")  # fmt: skip
+VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge",
+         "licences", "ledger", "ledger export", "models", "models list", "models fetch", "models path")  # fmt: skip
 HEAVY = ("torch", "transformers", "dspy", "xllamacpp", "cyllama", "peft", "bitsandbytes", "openai", "numpy", "gguf")
 Told = Callable[..., tuple[str, str]]
 

@@ -10,7 +10,6 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
