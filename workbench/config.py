@@ -153,11 +153,11 @@ class Config(Frozen):
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
         "shots": {"mode": "fixed", "fixed_per_group": 1},
-        "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 2.5},
+        "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 2.0},
         "select": {"recombine": 400},
-        "train": {"max_minutes": 3.0, "evals": 3},
+        "train": {"max_minutes": 2.5, "evals": 2},
         "export": {"quants": ["Q8_0", "Q5_0"]},
-        "evaluate": {"rows": 30, "base_rows": 10, "timed": 5},
+        "evaluate": {"rows": 30, "base_rows": 10, "timed": 3},
     },
     "full": {
         "shots": {"rows": 24},
