@@ -1,5 +1,5 @@
 """An OpenAI-compatible server that costs next to nothing: after `--latency` seconds it answers every chat with the call that
-the last message asks for. For measuring clients; two thousand requests a second on one core.
+the last message asks for. For measuring clients.
 
     python benchmarks/quick_server.py [--latency 0.2]    # prints its base URL; GET /stats tells what it has seen
 """

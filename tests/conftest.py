@@ -1,10 +1,13 @@
-"""Shared: the real student, fetched and verified once into the cache, and unpacked once for the session."""
+"""Shared: the real student, fetched and verified once into the cache, and unpacked once for the session; a server, a ledger."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import TeacherServer
 
 from workbench import models
+from workbench.ledger import Ledger
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,16 @@ def smollm2_hf(smollm2: Path) -> Path:
     from workbench.students.load import prepare_base
 
     return prepare_base(smollm2, models.cache_dir() / "students")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[TeacherServer]:
+    """A teacher that says `[]` to everything."""
+    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
+        yield running
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
+        yield opened

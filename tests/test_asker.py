@@ -4,7 +4,7 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,18 +19,6 @@ from workbench.ledger import Ledger, Paid
 from workbench.teachers.asker import DEAD_AFTER, Asker, Limits
 from workbench.teachers.scripted import Scripted
 from workbench.types import Reply, Request, Usage
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[TeacherServer]:
-    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
-        yield running
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
-        yield opened
 
 
 def asking(url: str, ledger: Ledger, use: Callable[[Asker], Awaitable[None]], **options: object) -> Asker:

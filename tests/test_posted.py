@@ -5,7 +5,7 @@ import fcntl
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -18,18 +18,6 @@ from workbench.ledger import Ledger
 from workbench.teachers import posted
 from workbench.teachers.build import build_teacher
 from workbench.teachers.posted import PostedTeacher, lock_file, wait_for_earlier
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[TeacherServer]:
-    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
-        yield running
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
-        yield opened
 
 
 def made(url: str, ledger: Ledger, timeout_s: float = 10.0) -> PostedTeacher:
@@ -101,6 +89,32 @@ def test_a_post_that_is_killed_is_told_and_started_anew(server: TeacherServer, l
 
     using(teacher, use)
     assert ledger.count() == 2
+
+
+def test_who_asks_while_a_dead_post_is_cleared_away_is_not_told_of_its_death(
+    server: TeacherServer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told so, he would send again what the new post has under way."""
+    teacher, ended = made(server.base_url, ledger), posted._Post.ended
+
+    async def slowly(post: posted._Post) -> int:
+        await asyncio.sleep(3)
+        return await ended(post)
+
+    monkeypatch.setattr(posted._Post, "ended", slowly)
+
+    async def use() -> None:
+        await teacher.complete(question("before"))
+        first = teacher._post
+        assert first is not None
+        os.kill(first.process.pid, signal.SIGKILL)
+        while teacher._post is first:
+            await asyncio.sleep(0.01)
+        server.latency_s = 4
+        assert (await teacher.complete(question("meanwhile"))).text == "[]"
+
+    using(teacher, use)
+    assert server.count == 2
 
 
 def test_what_is_under_way_at_the_end_comes_into_the_ledger_and_the_next_waits_for_it(

@@ -7,7 +7,7 @@ from servers import TeacherServer
 from small import TASK, here, sampling, write_task
 
 from workbench import rejudge
-from workbench.dataset import candidates_of
+from workbench.runs import candidates_of
 
 STRICTER = '''
 from workbench.validators import simple

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,6 @@ from workbench.teachers.api import key_from
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler, Program
 from workbench.types import Example, Message, Reply, Request
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[TeacherServer]:
-    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from workbench.errors import ConfigError, DataError, EdgeError, StoreError, Task
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
-from workbench.runs import Lock, RunFolder, find_run, list_runs, read_lock
+from workbench.runs import Lock, RunFolder, candidates_of, find_run, list_runs, read_lock
 from workbench.store import RunLock
 from workbench.task import Task
 
@@ -261,13 +261,11 @@ def evaluate(name: str, run_name: str, split: str) -> None:
 def rejudge(name: str, run_name: str, jobs: int) -> None:
     """What the validators of now say of a run's candidates."""
     from workbench import rejudge as again
-    from workbench.dataset import candidates_of
 
     task = registry.load(name)
-    own = [folder.name for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
-    run = find_run(
-        Path.cwd(), run_name or (own[-1] if own else task.name)
-    )  # the newest, though it may have ended early
+    own = [folder for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
+    # the newest, though it may have ended early
+    run = own[-1] if own and not run_name else find_run(Path.cwd(), run_name or task.name)
     for line in again.told(again.rejudge(name, candidates_of(run), jobs)):
         print(line)
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from workbench.errors import ConfigError, StoreError
 from workbench.report.markdown import HUB_LICENCES, code, table, text
-from workbench.runs import Lock, read_lock
+from workbench.runs import Lock, candidates_of, read_lock
 from workbench.stages.context import read_jsonl
 from workbench.stages.sample import Judgement
 from workbench.types import Check
@@ -108,24 +108,6 @@ def export(run: Path, to: Path, form: str = "") -> str:
         shutil.rmtree(part, ignore_errors=True)
     counted = ", ".join(f"{count:,} {outcome}" for outcome, count in _outcomes(judged).items())
     return f"{to}: {len(judged):,} candidates ({counted}) as {form}"
-
-
-def candidates_of(run: Path) -> Path:
-    """A run's candidates.jsonl. Raises StoreError where there is none, or nothing in it."""
-    entry = read_lock(run).entry("sample")
-    if entry is None:
-        raise StoreError(
-            f"{run.name} did not get as far as its candidates", "run the task again, it goes on from there"
-        )
-    path = Path(entry.path) / "candidates.jsonl"
-    if not path.is_file():
-        raise StoreError(f"{path} is not there any more", "run the task again: what is there is kept")
-    if not path.stat().st_size:
-        raise StoreError(
-            f"{run.name} has no candidates: no teacher wrote any",
-            'its task wants the source "inverse", "forward" or "corpus"',
-        )
-    return path
 
 
 def flat(judged: Sequence[Judgement]) -> Rows:

@@ -47,8 +47,7 @@ class Rejudged:
 
 
 def rejudge(task: str, candidates: Path, jobs: int = 0) -> Rejudged:
-    """`candidates` is a run's candidates.jsonl, `task` a name or a path. Raises what loading the task raises."""
-    registry.load(task)  # a task that cannot be loaded is told here, not by a worker
+    """`candidates` is a run's candidates.jsonl; `task`, a name or a path, is one that can be loaded."""
     found, parts = Rejudged(), list(_parts(candidates))
     jobs = min(jobs or os.cpu_count() or 1, max(1, len(parts)))
     with ProcessPoolExecutor(jobs, get_context("spawn"), _load, (task,)) as pool:

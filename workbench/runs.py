@@ -163,6 +163,24 @@ def read_lock(run: Path) -> Lock:
         raise StoreError(f"{run / 'lock.json'} is not there, or not whole", "run the task again") from None
 
 
+def candidates_of(run: Path) -> Path:
+    """A run's candidates.jsonl. Raises StoreError where there is none, or nothing in it."""
+    entry = read_lock(run).entry("sample")
+    if entry is None:
+        raise StoreError(
+            f"{run.name} did not get as far as its candidates", "run the task again, it goes on from there"
+        )
+    path = Path(entry.path) / "candidates.jsonl"
+    if not path.is_file():
+        raise StoreError(f"{path} is not there any more", "run the task again: what is there is kept")
+    if not path.stat().st_size:
+        raise StoreError(
+            f"{run.name} has no candidates: no teacher wrote any",
+            'its task wants the source "inverse", "forward" or "corpus"',
+        )
+    return path
+
+
 def why(project: Path, run: Path, stage: str) -> str:
     """One sentence: why the stage ran or was skipped, against the run of the same task before it."""
     lock = read_lock(run)

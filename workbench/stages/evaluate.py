@@ -70,9 +70,8 @@ class Evaluation:
         """Median seconds of one request alone, over `timed` rows; the warm-up shares the prefix, not the input."""
         rows = shuffled(self.rows, 1)[: self.config.timed]
         if few_shot:
-            chats: list[Chat] = sorted(
-                (self.labeler.messages(row) for row in rows), key=words
-            )  # a shared block is read once
+            # neighbours share their block, which is read once for them
+            chats: list[Chat] = sorted((self.labeler.messages(row) for row in rows), key=words)
             warm: list[Chat] = [(*chat[:-1], user("hello")[0]) for chat in chats]
         else:
             chats = self.student_chats(rows)
@@ -172,6 +171,7 @@ async def _replies(evaluation: Evaluation) -> list[Any]:
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     try:
         await teacher.prepare()
-        return list(await label_all(asker_for(context, teacher), evaluation.labeler, evaluation.rows, context.config))
+        asker = asker_for(teacher, context.ledger, context.config)
+        return list(await label_all(asker, evaluation.labeler, evaluation.rows, context.config))
     finally:
         await teacher.aclose()

@@ -9,13 +9,12 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from workbench.config import Config, TeacherConfig
+from workbench.config import Config
 from workbench.judge import judge_cheap
 from workbench.ledger import Ledger
 from workbench.scoring import Score
-from workbench.stages.shots import answers, label_all, parsed, score_replies
+from workbench.stages.shots import answers, asker_for, label_all, parsed, score_replies
 from workbench.task import Task
-from workbench.teachers.asker import Asker
 from workbench.teachers.build import build_teacher, known_as
 from workbench.teachers.prompts import Labeler
 from workbench.types import Frozen
@@ -48,17 +47,12 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
     mode = "group" if config.shots.mode == "auto" else config.shots.mode
     dev = task.examples("dev")[:rows]
     teacher = build_teacher(config.teacher, config.runtime, ledger)
-    paid = config.teacher if config.teacher.base_url else TeacherConfig()  # what runs here costs time alone
-    price = (paid.price_in, paid.price_out)
+    if not config.teacher.base_url:  # what runs here costs time alone
+        free = config.teacher.model_copy(update={"price_in": 0.0, "price_out": 0.0})
+        config = config.model_copy(update={"teacher": free})
     try:
         await teacher.prepare()
-        asker = Asker(
-            teacher,
-            ledger,
-            concurrency=max(config.runtime.concurrency, teacher.at_once),
-            attempts=config.runtime.attempts,
-            price=price,
-        )
+        asker = asker_for(teacher, ledger, config)
         replies = await label_all(asker, Labeler(task, task.examples("seed"), mode, config.shots), dev, config)
     finally:
         await teacher.aclose()
@@ -84,7 +78,7 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
         seconds=median([reply.seconds for reply in came]) if came else math.nan,
         tokens_in=per_request[0],
         tokens_out=per_request[1],
-        money=sum(tokens * cost for tokens, cost in zip(per_request, price, strict=True)) / 1e3,
+        money=sum(tokens * cost for tokens, cost in zip(per_request, asker.price, strict=True)) / 1e3,
         right=tuple(right),
     )
 

@@ -66,7 +66,7 @@ async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     await teacher.prepare()
     limits = Limits(config.max_calls, config.max_tokens, config.max_money, config.max_minutes)
-    asker = asker_for(context, teacher, limits)
+    asker = asker_for(teacher, context.ledger, context.config, limits)
     mode = _mode(context)
     seeds = context.examples("seed")
     teller = Teller(asker, Labeler(context.task, seeds, mode, context.config.shots), context)

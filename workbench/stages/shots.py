@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from workbench.config import Config, ShotsConfig
 from workbench.errors import TeacherError
+from workbench.ledger import Ledger
 from workbench.outputs import Output, ParseError
 from workbench.scoring import Table, table_of
 from workbench.stages.context import Context, write_json
@@ -75,7 +76,7 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     try:
         await teacher.prepare()
-        asker = asker_for(context, teacher)
+        asker = asker_for(teacher, context.ledger, context.config)
         tables: dict[str, Table] = {}
         rights: dict[str, list[bool]] = {}
         modes = tried(context.config.shots)
@@ -105,16 +106,16 @@ def answers(rows: Sequence[Example], replies: Sequence[Reply | None]) -> list[tu
     return found
 
 
-def asker_for(context: Context, teacher: Teacher, limits: Limits | None = None) -> Asker:
-    runtime = context.config.runtime
+def asker_for(teacher: Teacher, ledger: Ledger, config: Config, limits: Limits | None = None) -> Asker:
+    runtime = config.runtime
     concurrency = max(runtime.concurrency, teacher.at_once)
     return Asker(
         teacher,
-        context.ledger,
+        ledger,
         limits=limits,
         concurrency=concurrency,
         attempts=runtime.attempts,
-        price=(context.config.teacher.price_in, context.config.teacher.price_out),
+        price=(config.teacher.price_in, config.teacher.price_out),
         pace=Pace(concurrency, requests_a_minute=runtime.requests_a_minute, tokens_a_minute=runtime.tokens_a_minute),
     )
 

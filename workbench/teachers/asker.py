@@ -138,38 +138,23 @@ class Asker:
         return max(0.0, self.limits.minutes * 60 - (time.monotonic() - self.spent.started))
 
     async def _send(self, key: str, request: Request) -> Reply:
-        from tenacity import (
-            AsyncRetrying,
-            RetryCallState,
-            retry_if_exception,
-            stop_after_attempt,
-            wait_random_exponential,
-        )
-
-        backoff = wait_random_exponential(multiplier=0.5, max=20)
-
-        def pause(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.wait_s if isinstance(error, TeacherError) else 0.0
-            return max(backoff(state), min(asked, WAIT_AT_MOST_S))
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         def again(error: BaseException) -> bool:
             return isinstance(error, TeacherError) and error.kind in RETRIED and not error.fatal
 
         async with self.pace:
             self.check_budget(key)
-            if self._broken is not None:  # nobody is sent after one who found the teacher dead
-                raise self._broken
             try:
                 async for attempt in AsyncRetrying(
                     stop=stop_after_attempt(self.attempts),
-                    wait=pause,
+                    wait=wait_random_exponential(multiplier=0.5, max=20),
                     retry=retry_if_exception(again),
                     reraise=True,
                 ):
                     with attempt:
                         if attempt.retry_state.attempt_number > 1:
-                            await self.pace.leave()
+                            await self.pace.leave()  # a server's own wish to wait is kept there, by all
                         reply = await self._once(key, request)
             except TeacherError as error:
                 self.spent.failed += error.kind != "budget"
@@ -179,6 +164,8 @@ class Asker:
         return reply
 
     async def _once(self, key: str, request: Request) -> Reply:
+        if self._broken is not None:  # nobody is sent after one who found the teacher dead
+            raise self._broken
         try:
             async with asyncio.timeout(self._patience(key)):
                 reply = await self.teacher.complete(request)

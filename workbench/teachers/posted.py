@@ -49,7 +49,6 @@ class PostedTeacher:
         self._lock = lock_file(ledger.path, model)
         self._log = ledger.path.with_name("post.log")
         self._names = itertools.count()
-        self._under_way: dict[int, asyncio.Future[Reply]] = {}
         self._starting = asyncio.Lock()
         self._post: _Post | None = None
         self._closed = False
@@ -66,22 +65,23 @@ class PostedTeacher:
             if self._post is None:
                 self._post = await _Post.start(self._log, self._lock, self._most_s, self._order)
                 self._post.reading = asyncio.create_task(self._read(self._post))
-        self._under_way[name] = reply
+            post = self._post
+        post.under_way[name] = reply
         try:
-            self._post.requests.write(b"%d %s\n" % (name, request.model_dump_json().encode()))
+            post.requests.write(b"%d %s\n" % (name, request.model_dump_json().encode()))
             with contextlib.suppress(ConnectionError):  # the post has died: `_read` tells all who wait
-                await self._post.requests.drain()
+                await post.requests.drain()
             found: Reply = await reply
             return found
         finally:
-            self._under_way.pop(name, None)
+            post.under_way.pop(name, None)
 
     async def _read(self, post: "_Post") -> None:
         """Hands out what the post tells, until it ends; then nobody is left waiting."""
         try:
             while line := await post.replies.readline():
                 name, kind, said = line.split(b" ", 2)
-                waiting = self._under_way.get(int(name))
+                waiting = post.under_way.get(int(name))
                 if waiting is None or waiting.done():  # nobody waits any more; it is in the ledger
                     continue
                 if kind == b"reply":
@@ -90,11 +90,11 @@ class PostedTeacher:
                     waiting.set_exception(_error(kind, json.loads(said)))
         except ValueError:  # half a line: it was killed while it wrote
             post.process.kill()
-        if self._post is post:
+        if self._post is post:  # who asks from now on has a new one
             self._post = None
         code = await post.ended()
         told = f"the process that asks {self.model} died ({child.ending(code)}): {child.tail(self._log, 3)}"
-        for waiting in self._under_way.values():
+        for waiting in post.under_way.values():
             if not waiting.done():
                 waiting.set_exception(TeacherError(told, f"{self._log} tells more", kind="network"))
 
@@ -104,17 +104,18 @@ class PostedTeacher:
         async with self._starting:
             post, self._post = self._post, None
         if post is not None:
-            await post.close(wait=not self._under_way)
+            await post.close()
 
 
 class _Post:
-    """The process, and the two pipes to it."""
+    """The process, the two pipes to it, and who waits for what it was asked."""
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", requests: asyncio.StreamWriter, replies: asyncio.StreamReader,
         hearing: asyncio.BaseTransport,
     ) -> None:  # fmt: skip
         self.process, self.requests, self.replies, self._hearing = process, requests, replies, hearing
+        self.under_way: dict[int, asyncio.Future[Reply]] = {}
         self.reading: asyncio.Task[None] | None = None
 
     @classmethod
@@ -143,14 +144,15 @@ class _Post:
     async def ended(self) -> int:
         return await asyncio.to_thread(self.process.wait)
 
-    async def close(self, *, wait: bool) -> None:
-        """Closed pipes tell it that nobody asks or listens any more."""
+    async def close(self) -> None:
+        """Closed pipes tell it that nobody asks or listens any more. Its end is waited for if it has nothing under way."""
+        idle = not self.under_way
         if self.reading is not None:
             self.reading.cancel()
         self.requests.close()
         self._hearing.close()
         await asyncio.sleep(0)  # transports close in the loop's next turn
-        if wait:
+        if idle:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.ended(), GRACE_S)
 
