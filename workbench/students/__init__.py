@@ -10,9 +10,9 @@ The walk, in order (import from the modules: this one stays empty, so that nobod
 
 Beside it: settings.py (TrainConfig, Pair, Progress; pydantic only), batches.py (rows -> ids -> batches), packed.py (through
 the model without their padding), lora.py and norms.py (layers as one step of the tape), losses.py (completion-only loss
-and the dev score), attention.py and generate.py (many answers at once: the white-box teacher), masters.py (bf16 compute,
-fp32 master weights), schedule.py (learning rate, and how many steps fit into the minutes), checkpoint.py (one file,
-written aside and renamed).
+and the dev score), attention.py, prepacked.py and generate.py (many answers at once: the white-box teacher), masters.py
+(bf16 compute, fp32 master weights), schedule.py (learning rate, and how many steps fit into the minutes), checkpoint.py (one
+file, written aside and renamed).
 
 What it does not do: train more than the LoRA matrices, use more than one GPU.
 """

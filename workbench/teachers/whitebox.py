@@ -150,6 +150,7 @@ class TransformersTeacher:
     def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
         from workbench.students.generate import Generator
         from workbench.students.load import load_model, load_tokenizer
+        from workbench.students.prepacked import prepack
 
         folder = self._folder()
         tokenizer = load_tokenizer(folder)
@@ -161,6 +162,7 @@ class TransformersTeacher:
         ends = model.generation_config.eos_token_id if model.generation_config else None
         more = ends if isinstance(ends, list) else [ends]
         stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
+        prepack(model)
         return tokenizer, Generator(model, frozenset(stops))
 
     async def aclose(self) -> None:
