@@ -12,8 +12,8 @@ install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
 run: install
@@ -21,7 +21,7 @@ run: install
 
 test: install
 	$(BIN)/workbench models fetch smollm2-135m-instruct
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .
@@ -37,7 +37,7 @@ linked:
 
 lock:
 	$(PYTHON) -m venv .lock-venv
-	.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	.lock-venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -e '.[dev]'
 	.lock-venv/bin/python -m pip freeze --exclude-editable --disable-pip-version-check | grep -v '^distillation-workbench' \
 		| sed 's/+cpu//; s# @ file://.*torch-\([0-9.]*\).*#==\1#' > requirements.lock
 	rm -rf .lock-venv

@@ -9,6 +9,12 @@ from servers import TeacherServer
 from workbench import models
 from workbench.ledger import Ledger
 
+LONGEST_FIRST = ("test_end_to_end.py", "test_edge.py", "test_students.py", "test_kill.py")  # two workers end together
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST_FIRST)
+
 
 @pytest.fixture(scope="session")
 def smollm2() -> Path:

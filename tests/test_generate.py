@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from workbench.errors import StudentError
-from workbench.students import generate
+from workbench.students import attention, generate
 from workbench.students.generate import Generator, Job, common
 from workbench.students.load import load_model, load_tokenizer
 from workbench.teachers.whitebox import TransformersTeacher
@@ -71,6 +71,17 @@ def test_rows_of_different_prefixes_stand_in_one_batch(
 ) -> None:
     shares = (prompts[0], 0, 3, prompts[0])
     jobs = [Job(ids, 10, shared=shared) for ids, shared in zip(prompts[1], shares, strict=True)]
+    assert Generator(model, STOP).generate(jobs) == alone
+
+
+def test_other_devices_than_a_cpu_find_the_same(
+    model: LlamaForCausalLM,
+    prompts: tuple[int, list[tuple[int, ...]]],
+    alone: list[list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attention, "_fused", attention._step_by_step)
+    jobs = [Job(ids, 10, shared=shared) for ids, shared in zip(prompts[1], (prompts[0], 0, 3, 3), strict=True)]
     assert Generator(model, STOP).generate(jobs) == alone
 
 

@@ -1,7 +1,7 @@
 """Attention of rows whose prompts begin like others': keys and values of such a beginning are kept once, for all its rows.
 
-For each row one product with its prefix and one with its own tokens, under one softmax (Hydragen, Juravsky et al. 2024). Rows
-with different prefixes, and with none, stand in one batch.
+Each row looks at its prefix and at its own tokens apart, and what it finds is mixed by their weights, as one softmax over both
+would do (Hydragen, Juravsky et al. 2024). Rows with different prefixes, and with none, stand in one batch.
 
 Shapes: B rows, b of them with one prefix, T new tokens of a row, P shared tokens, S a row's own tokens so far (T included),
 K key heads, G query heads a key head, D size of a head.
@@ -81,27 +81,52 @@ def _attend(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     rows, heads, new, size = query.shape
     keys = key.shape[1]
-    query_B_K_GT_D = (query * scaling).reshape(rows, keys, heads // keys * new, size)
+    query_B_K_GT_D = query.reshape(rows, keys, heads // keys * new, size)
     mask_B_1_GT_S = looked_at.mask_B_T_S.repeat(1, heads // keys, 1)[:, None]
-    own_B_K_GT_S = (query_B_K_GT_D @ key.transpose(-1, -2)).float().masked_fill(~mask_B_1_GT_S, LOW)
-    longest = max((len(prefix.ids) for prefix, _ in looked_at.groups), default=0)
-    shared_B_K_GT_P = own_B_K_GT_S.new_full((rows, keys, query_B_K_GT_D.shape[2], longest), LOW)
+    bias_B_1_GT_S = query.new_zeros(mask_B_1_GT_S.shape).masked_fill(~mask_B_1_GT_S, LOW)
+    own = _looked(query_B_K_GT_D, key, value, scaling, bias_B_1_GT_S)
+    shared = _Part(torch.zeros_like(own.found), torch.full_like(own.weight, -torch.inf))
     for prefix, lines in looked_at.groups:
-        key_K_P_D, _ = prefix.layers[layer]
-        query_K_bGT_D = query_B_K_GT_D[lines].transpose(0, 1).reshape(keys, -1, size)
-        scores = (
-            (query_K_bGT_D @ key_K_P_D.transpose(-1, -2)).float().view(keys, -1, heads // keys * new, len(prefix.ids))
-        )
-        shared_B_K_GT_P[lines, :, :, : len(prefix.ids)] = scores.transpose(0, 1)
-    weights = torch.cat([shared_B_K_GT_P, own_B_K_GT_S], -1).softmax(-1).to(query.dtype)
-    shared_B_K_GT_P, own_B_K_GT_S = torch.split(weights, [longest, own_B_K_GT_S.shape[-1]], -1)
-    mixed_B_K_GT_D = own_B_K_GT_S @ value
-    for prefix, lines in looked_at.groups:
-        _, value_K_P_D = prefix.layers[layer]
-        weights = shared_B_K_GT_P[lines, :, :, : len(prefix.ids)].transpose(0, 1).reshape(keys, -1, len(prefix.ids))
-        found = (weights @ value_K_P_D).view(keys, -1, heads // keys * new, size)
-        mixed_B_K_GT_D[lines] += found.transpose(0, 1)
+        key_K_P_D, value_K_P_D = prefix.layers[layer]
+        query_1_K_bGT_D = query_B_K_GT_D[lines].transpose(0, 1).reshape(1, keys, -1, size)
+        part = _looked(query_1_K_bGT_D, key_K_P_D[None], value_K_P_D[None], scaling)
+        shared.found[lines] = part.found.view(keys, -1, heads // keys * new, size).transpose(0, 1)
+        shared.weight[lines] = part.weight.view(keys, -1, heads // keys * new).transpose(0, 1)
+    share_B_K_GT_1 = (shared.weight - own.weight).sigmoid()[..., None].to(query.dtype)
+    mixed_B_K_GT_D = torch.lerp(own.found, shared.found, share_B_K_GT_1)
     return mixed_B_K_GT_D.reshape(rows, heads, new, size).transpose(1, 2).contiguous(), None
+
+
+class _Part(NamedTuple):
+    """What was found by looking at a part of the text (B, K, GT, D), and the logarithm of its weight in the softmax over all
+    of it (B, K, GT), fp32."""
+
+    found: torch.Tensor
+    weight: torch.Tensor
+
+
+def _looked(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, bias: torch.Tensor | None = None
+) -> _Part:
+    """query (B, K, GT, D), key and value (B, K, S, D), `bias` on the scores (B, 1, GT, S)."""
+    return (_fused if query.is_cpu else _step_by_step)(query, key, value, scaling, bias)
+
+
+def _fused(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, bias: torch.Tensor | None
+) -> _Part:
+    """No score is written down; torch tells the weight on a CPU only."""
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return _Part(*attention(query, key, value, attn_mask=bias, scale=scaling))
+
+
+def _step_by_step(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, bias: torch.Tensor | None
+) -> _Part:
+    scores = (query * scaling @ key.transpose(-1, -2)).float()
+    if bias is not None:
+        scores = scores + bias
+    return _Part(scores.softmax(-1).to(value.dtype) @ value, scores.logsumexp(-1))
 
 
 AttentionInterface.register(NAME, _attend)
