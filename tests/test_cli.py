@@ -1,6 +1,7 @@
 """The command line as a user meets it: its help, its speed, and each thing that can be wrong, told without a traceback."""
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from workbench.cli import app, main
 from workbench.errors import LockedError
 from workbench.store import RunLock
 
-VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge",
+VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge", "coverage",
+         "tune-teacher",
          "licences", "ledger", "ledger export", "models", "models list", "models fetch", "models path")  # fmt: skip
 HEAVY = ("torch", "transformers", "dspy", "xllamacpp", "cyllama", "peft", "bitsandbytes", "openai", "numpy", "gguf")
 Told = Callable[..., tuple[str, str]]
@@ -347,3 +349,26 @@ def test_an_estimate_is_an_upper_bound_and_asks_nothing(project: Path) -> None:
     inputs = next(line.split() for line in done.stdout.splitlines() if line.startswith("write inputs"))
     assert inputs[2] == "60" and "at most" in done.stdout
     assert not (project / ".workbench").exists()
+
+
+def test_an_estimate_from_real_requests(project: Path) -> None:
+    """The server counts words: a `[]` is one token of two characters each time, so this rate has no width."""
+    with TeacherServer(project / "log", text="[]") as server:
+        sets = [
+            f"teacher.base_url={server.base_url}",
+            "teacher.price_in=1000",
+            "teacher.price_out=500",
+            "shots.mode=group",
+        ]
+        command = ["estimate", "talk.py", "--teacher", "fake", "--ask", "4", *(p for s in sets for p in ("--set", s))]
+        done = here(project, *command)
+        assert done.returncode == 0, done.stderr
+        again = here(project, *command)
+        assert server.count == 4 and again.stdout == done.stdout, "what the ledger holds is not asked again"
+    number = r"([\d,.]+) \(([\d,.]+) to ([\d,.]+)\)"
+    told = re.search(f"tokens in {number}, out {number}, as 4 requests say", done.stdout)
+    money = re.search(f"at 1000 and 500 a million tokens: at most {number} in money", done.stdout)
+    assert told and money and re.search(f"at most {number} minutes, at the pace of these 4", done.stdout)
+    read, low, high, wrote, *ends = (int(part.replace(",", "")) for part in told.groups())
+    assert low < read < high and ends == [wrote, wrote]
+    assert float(money[1]) == pytest.approx((read * 1000 + wrote * 500) / 1e6, abs=0.01)

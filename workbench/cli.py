@@ -83,6 +83,17 @@ def rejudge(
 
 
 @app.command()
+def coverage(
+    task: TaskArg,
+    run_: Annotated[str, typer.Option("--run", help="Whose shard; the task's latest run without.")] = "",
+) -> None:
+    """Count seeds, a run's shard and dev by what their answers say: functions, choices, classes of values."""
+    from workbench import commands
+
+    commands.coverage(task, run_)
+
+
+@app.command()
 def predict(
     task: TaskArg,
     text: Annotated[str, typer.Argument(help="The input: text, or JSON where the input has several fields.")],
@@ -133,12 +144,13 @@ def estimate(
     task: TaskArg,
     profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
     teacher: Annotated[str, typer.Option(help="As for run.")] = "",
+    ask: Annotated[int, typer.Option(min=0, help="Real requests to measure on; a run asks none of them again.")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
 ) -> None:
-    """Say what a run would ask of the teacher: calls, tokens and, for a local teacher, minutes. Asks nothing."""
+    """Say what a run would ask of the teacher at most: calls, tokens, money, minutes."""
     from workbench import commands
 
-    commands.estimate(task, commands.settings(profile, None, set_ or [], teacher=teacher, student=""))
+    commands.estimate(task, commands.settings(profile, None, set_ or [], teacher=teacher, student=""), ask)
 
 
 @app.command()
@@ -154,6 +166,23 @@ def teachers(
     from workbench import commands
 
     commands.teachers(task, teacher, rows, set_ or [])
+
+
+@app.command("tune-teacher")
+def tune_teacher(
+    task: TaskArg,
+    optimizer: Annotated[str, typer.Option(help="bootstrap, mipro (needs optuna) or gepa.")] = "bootstrap",
+    calls: Annotated[int, typer.Option(min=1, help="The most it may ask; scoring on dev comes on top.")] = 400,
+    rows: Annotated[int, typer.Option(min=1, help="How many dev rows say what it gained.")] = 40,
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
+) -> None:
+    """Let a dspy optimizer write the teacher's prompt, with the task's validators as its metric."""
+    from workbench import commands
+
+    settings = commands.settings(profile, None, set_ or [], teacher=teacher, student="")
+    commands.tune_teacher(task, settings, optimizer, calls, rows)
 
 
 @app.command()

@@ -6,10 +6,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast, get_args
 
 from pydantic import ValidationError
 
-from workbench import models, pipeline, plan, provenance, registry, terms
+from workbench import models, pipeline, plan, prices, provenance, registry, terms
 from workbench.config import Config, load_config
 from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError, TeacherError, WorkbenchError
@@ -23,7 +24,11 @@ from workbench.task import Task
 
 def settings(profile: str, file: Path | None, sets: list[str], *, teacher: str, student: str) -> Config:
     sections = {name: {"model": model} for name, model in (("teacher", teacher), ("student", student)) if model}
-    return load_config(profile, file, tuple(sets), **sections)
+    config = load_config(profile, file, tuple(sets), **sections)
+    priced, told = prices.priced(config.teacher, Path.cwd())
+    if told:
+        print(f"prices: {told}")
+    return config.model_copy(update={"teacher": priced})
 
 
 def run(
@@ -263,19 +268,44 @@ def rejudge(name: str, run_name: str, jobs: int) -> None:
     from workbench import rejudge as again
 
     task = registry.load(name)
-    own = [folder for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
+    own = _runs_of(task)
     # the newest, though it may have ended early
     run = own[-1] if own and not run_name else find_run(Path.cwd(), run_name or task.name)
     for line in again.told(again.rejudge(name, candidates_of(run), jobs)):
         print(line)
 
 
-def estimate(name: str, config: Config) -> None:
-    """An upper bound of the teacher's calls and tokens, from the prompts as they would be sent."""
-    from workbench.stages.estimate import estimated
+def coverage(name: str, run_name: str) -> None:
+    """The answers of seeds, dev and a run's shard, counted by cells of the output space; the newest shard without a name."""
+    from workbench.coverage import told
 
-    for line in estimated(registry.load(name), config):
+    task = registry.load(name)
+    runs = [find_run(Path.cwd(), run_name)] if run_name else _runs_of(task)
+    entries = [entry for run in runs if (entry := read_lock(run).entry("select")) is not None]
+    rows = Path(entries[-1].path) / "rows.jsonl" if entries else None
+    if rows is None or not rows.is_file():
+        print("no run of it has a shard: seeds and dev alone")
+        rows = None
+    for line in told(task, rows):
         print(line)
+
+
+def _runs_of(task: Task) -> list[Path]:
+    """The oldest first."""
+    return [folder for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
+
+
+def estimate(name: str, config: Config, ask: int) -> None:
+    """An upper bound of what a run asks of the teacher, from the prompts as they would be sent, and from `ask` real requests."""
+    from workbench.ledger import Ledger
+    from workbench.stages import estimate as stage
+
+    task, rates = registry.load(name), stage.GUESSED
+    if ask:
+        home = Path.cwd() / ".workbench"
+        with RunLock(home), Ledger(home / "ledger.sqlite", run="estimate") as ledger:
+            rates = stage.measured(task, config, ledger, ask)
+    print("\n".join(stage.told(stage.planned(task, config), config, rates)))
 
 
 def teachers(name: str, named: Sequence[str], rows: int, sets: list[str]) -> None:
@@ -299,6 +329,21 @@ def teachers(name: str, named: Sequence[str], rows: int, sets: list[str]) -> Non
         raise TeacherError("no teacher could be measured", "look at what was told of each", kind="refused", fatal=True)
     print("\n".join(roster.told(found)))
     print(roster.recommended(found, task.floor)[1])
+
+
+def tune_teacher(name: str, config: Config, optimizer: str, calls: int, rows: int) -> None:
+    """A prompt for the teacher by one of dspy's optimizers, and what it gains on dev."""
+    from workbench.ledger import Ledger
+    from workbench.stages import tune
+
+    if optimizer not in get_args(tune.Optimizer):
+        raise ConfigError(f"--optimizer {optimizer}: there is none", f"there are {', '.join(get_args(tune.Optimizer))}")
+    task = registry.load(name)
+    home = Path.cwd() / ".workbench"
+    file = Path.cwd() / "programs" / f"{task.name}-{optimizer}.json"
+    with RunLock(home), Ledger(home / "ledger.sqlite", run="tune-teacher") as ledger:
+        found = tune.tuned(task, config, ledger, cast(tune.Optimizer, optimizer), calls, rows, file)
+    print("\n".join(tune.told(found, name)))
 
 
 def audit(expert: Path, *, as_json: bool) -> None:

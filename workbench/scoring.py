@@ -36,10 +36,11 @@ class Paired(NamedTuple):
 def table_of(output: Output, pairs: Sequence[tuple[Any, Any]], rounds: int = 1000, seed: int = 0) -> Table:
     """All metrics over (answer or None, target) pairs; each metric is a ratio of sums over rows."""
     tallies = [output.tally(value, target) for value, target in pairs]
-    return {name: _score([tally[name] for tally in tallies], rounds, seed) for name in output.metrics}
+    return {name: ratio([tally[name] for tally in tallies], rounds, seed) for name in output.metrics}
 
 
-def _score(rows: Sequence[tuple[float, float]], rounds: int, seed: int) -> Score:
+def ratio(rows: Sequence[tuple[float, float]], rounds: int = 1000, seed: int = 0) -> Score:
+    """The sum of the first over the sum of the second, as a percentage."""
     import numpy as np
 
     if not rows:

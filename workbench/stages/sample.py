@@ -72,23 +72,21 @@ async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[
     teller = Teller(asker, Labeler(context.task, seeds, mode, context.config.shots), context)
     stopped = ""
     loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write)
-    # All begin now: what one source asks to make its wishes goes beside the answers to another's.
-    making = [asyncio.create_task(make(context, asker, seeds)) for make in _makers(context.task)]
+    if "corpus" in context.task.sources:
+        context.task.corpus()  # one that cannot be read is told before anything is asked
     try:
-        await asyncio.sleep(0)  # a corpus that cannot be read is told before anything is asked
-        for made in making:
-            _raise_what_broke(making)
-            stopped = await loop.walk(await made)
+        for make in _makers(
+            context.task
+        ):  # in turn: a source that the minutes do not reach asks nothing for its wishes
+            stopped = await loop.walk(await make(context, asker, seeds))
             if stopped:
                 break
-        _raise_what_broke(making)
         stopped = stopped or asker.ended or "enough"  # it may have ended while the wishes were made
     except TeacherError as error:
         if error.kind != "budget":
             raise
         stopped = str(error)
     finally:
-        await _given_up(making)
         await teacher.aclose()
     outcomes, spent = loop.outcomes, asker.spent
     context.say(
@@ -116,14 +114,6 @@ def _makers(task: Task) -> list[Maker]:
     """Of the wishes, a source each, in the task's order."""
     makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes, "corpus": corpus_wishes}
     return [makers[source] for source in task.sources if source in makers]
-
-
-def _raise_what_broke(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """A budget's end is told by the asker, and by what else was asked."""
-    for task in tasks:
-        error = task.exception() if task.done() and not task.cancelled() else None
-        if error is not None and not (isinstance(error, TeacherError) and error.kind == "budget"):
-            raise error
 
 
 async def _given_up(tasks: Collection[asyncio.Task[Any]]) -> None:

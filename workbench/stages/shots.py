@@ -86,7 +86,7 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
             answered = answers(dev, replies)
             rows, texts = zip(*answered, strict=True)
             tables[mode] = score_replies(context.task.output, rows, texts)
-            rights[mode] = [_right(context.task.output, row, reply) for row, reply in zip(dev, replies, strict=True)]
+            rights[mode] = [right(context.task.output, row, reply) for row, reply in zip(dev, replies, strict=True)]
             context.say(f"shots: {mode}: {tables[mode]['exact'].value:.1f} exact on {len(dev)} dev rows")
         return tables, rights
     finally:
@@ -155,7 +155,7 @@ def score_replies(output: Output, examples: Sequence[Example], texts: Sequence[s
     )
 
 
-def _right(output: Output, example: Example, reply: Reply | None) -> bool:
+def right(output: Output, example: Example, reply: Reply | None) -> bool:
     value = parsed(output, reply.text) if reply is not None else None
     return value is not None and output.same(value, example.target)
 

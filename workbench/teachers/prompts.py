@@ -26,7 +26,7 @@ _PLACES = re.compile("\u2402(\\w+)\u2403")
 
 
 @lru_cache(maxsize=1)
-def _adapter() -> Any:
+def plain_adapter() -> Any:
     """The adapter, made on first use: importing dspy takes seconds."""
     import dspy
 
@@ -85,7 +85,7 @@ class Program:
         known = self._known.get(key)
         if known is None:
             places = {name: _PLACE.format(name) for name in said}
-            made = _adapter().format(self.signature, [dict(demo) for demo in demos], places)
+            made = plain_adapter().format(self.signature, [dict(demo) for demo in demos], places)
             known = tuple(Message(role=item["role"], content=item["content"]) for item in made)
             self._known[key] = known
             if len(self._known) > KNOWN:
