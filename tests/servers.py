@@ -74,8 +74,85 @@ class _Http(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server_of: "TeacherServer"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The log is the file."""
+
+    def do_POST(self) -> None:
+        owner = self.server_of
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body, question, deed = owner.begin(raw, {name.title(): value for name, value in self.headers.items()})
+        answered = False
+        try:
+            if owner.latency_s:
+                time.sleep(owner.latency_s)
+            if not self._gone():
+                self._reply(body, deed)
+                self.wfile.flush()
+                answered = True
+        except OSError:
+            self.close_connection = True
+        finally:
+            owner.end(raw, question, answered)
+
+    def _gone(self) -> bool:
+        ready, _, _ = select.select([self.connection], [], [], 0)
+        return bool(ready) and self.connection.recv(1, socket.MSG_PEEK) == b""
+
+    def _reply(self, body: dict[str, Any], deed: str) -> None:
+        if deed in STATUS:
+            echo = f"{deed} for Authorization: {self.headers.get('Authorization')}"  # some servers do say the key
+            extra = {"Retry-After": "1"} if deed == "429" else {}
+            return self._send(json.dumps({"error": {"message": echo, "type": "scripted"}}), STATUS[deed], extra)
+        if deed == "hang":
+            self.server_of.ended.wait(HANG_S)
+            raise ConnectionAbortedError
+        if deed == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            raise ConnectionResetError
+        full = json.dumps(completion(body, deed, self.server_of.text))
+        if deed == "half":
+            return self._send(full[: len(full) // 2])
+        if deed == "cut":  # the header promises more than what comes
+            self._send(full[: len(full) // 2], extra={"Content-Length": str(len(full))})
+            raise ConnectionAbortedError
+        if deed == "html":
+            return self._send("<html>login</html>", extra={"Content-Type": "text/html"})
+        if deed == "text":
+            return self._send("hello", extra={"Content-Type": "text/plain"})
+        if deed == "list":
+            return self._send("[1, 2]")
+        if deed == "drip":  # byte by byte, in vain
+            return self._send(full + " " * int(HANG_S / DRIP_S), pause_s=DRIP_S)
+        if deed == "slow":  # byte by byte, all of it in a second
+            return self._send(full, pause_s=1 / len(full))
+        return self._send(full)
+
+    def _send(self, text: str, status: int = 200, extra: dict[str, str] | None = None, pause_s: float = 0) -> None:
+        data = text.encode()
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": "application/json", "Content-Length": str(len(data)), **(extra or {})
+        }.items():  # fmt: skip
+            self.send_header(name, value)
+        self.end_headers()
+        if not pause_s:
+            self.wfile.write(data)
+        for at in range(len(data) if pause_s else 0):
+            self.wfile.write(data[at : at + 1])
+            if self.server_of.ended.wait(pause_s):
+                raise ConnectionAbortedError
+
+
 class TeacherServer:
     """Serves while it is entered. `script` and `latency_s` may be changed at any time; `requests` holds the bodies."""
+
+    handler = Handler
 
     def __init__(self, log: Path, *, latency_s: float = 0.0, script: Iterable[str] = (), text: str = "") -> None:
         self.log, self.latency_s, self.text = log, latency_s, text
@@ -89,10 +166,10 @@ class TeacherServer:
         self.ended = threading.Event()
         owner = self
 
-        class Handler(_Handler):
+        class Mine(self.handler):  # type: ignore[name-defined,misc]
             server_of = owner
 
-        self._http = _Http(("127.0.0.1", 0), Handler)
+        self._http = _Http(("127.0.0.1", 0), Mine)
         self.base_url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 
@@ -142,82 +219,7 @@ class TeacherServer:
         os.fsync(self._log)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server_of: TeacherServer
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """The log is the file."""
-
-    def do_POST(self) -> None:
-        owner = self.server_of
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        body, question, deed = owner.begin(raw, {name.title(): value for name, value in self.headers.items()})
-        answered = False
-        try:
-            if owner.latency_s:
-                time.sleep(owner.latency_s)
-            if not self._gone():
-                self._reply(body, deed)
-                self.wfile.flush()
-                answered = True
-        except OSError:
-            self.close_connection = True
-        finally:
-            owner.end(raw, question, answered)
-
-    def _gone(self) -> bool:
-        ready, _, _ = select.select([self.connection], [], [], 0)
-        return bool(ready) and self.connection.recv(1, socket.MSG_PEEK) == b""
-
-    def _reply(self, body: dict[str, Any], deed: str) -> None:
-        if deed in STATUS:
-            echo = f"{deed} for Authorization: {self.headers.get('Authorization')}"  # some servers do say the key
-            extra = {"Retry-After": "1"} if deed == "429" else {}
-            return self._send(json.dumps({"error": {"message": echo, "type": "scripted"}}), STATUS[deed], extra)
-        if deed == "hang":
-            self.server_of.ended.wait(HANG_S)
-            raise ConnectionAbortedError
-        if deed == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            raise ConnectionResetError
-        full = json.dumps(_completion(body, deed, self.server_of.text))
-        if deed == "half":
-            return self._send(full[: len(full) // 2])
-        if deed == "cut":  # the header promises more than what comes
-            self._send(full[: len(full) // 2], extra={"Content-Length": str(len(full))})
-            raise ConnectionAbortedError
-        if deed == "html":
-            return self._send("<html>login</html>", extra={"Content-Type": "text/html"})
-        if deed == "text":
-            return self._send("hello", extra={"Content-Type": "text/plain"})
-        if deed == "list":
-            return self._send("[1, 2]")
-        if deed == "drip":  # byte by byte, in vain
-            return self._send(full + " " * int(HANG_S / DRIP_S), pause_s=DRIP_S)
-        if deed == "slow":  # byte by byte, all of it in a second
-            return self._send(full, pause_s=1 / len(full))
-        return self._send(full)
-
-    def _send(self, text: str, status: int = 200, extra: dict[str, str] | None = None, pause_s: float = 0) -> None:
-        data = text.encode()
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": "application/json", "Content-Length": str(len(data)), **(extra or {})
-        }.items():  # fmt: skip
-            self.send_header(name, value)
-        self.end_headers()
-        if not pause_s:
-            self.wfile.write(data)
-        for at in range(len(data) if pause_s else 0):
-            self.wfile.write(data[at : at + 1])
-            if self.server_of.ended.wait(pause_s):
-                raise ConnectionAbortedError
-
-
-def _completion(body: dict[str, Any], deed: str, fixed: str) -> dict[str, Any]:
+def completion(body: dict[str, Any], deed: str, fixed: str) -> dict[str, Any]:
     messages = body["messages"]
     text = fixed or answer(messages, body["temperature"])
     message: dict[str, Any] = {"role": "assistant", "content": text}

@@ -1,8 +1,8 @@
 """The command line as a user meets it: its help, its speed, and each thing that can be wrong, told without a traceback."""
 
 import json
-import re
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +19,9 @@ from workbench.cli import app, main
 from workbench.errors import LockedError
 from workbench.store import RunLock
 
-VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge", "coverage",
-         "tune-teacher",
-         "licences", "ledger", "ledger export", "models", "models list", "models fetch", "models path")  # fmt: skip
+VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge",
+         "coverage", "tune-teacher", "licences", "ledger", "ledger export",
+         "models", "models list", "models fetch", "models path")  # fmt: skip
 HEAVY = ("torch", "transformers", "dspy", "xllamacpp", "cyllama", "peft", "bitsandbytes", "openai", "numpy", "gguf")
 Told = Callable[..., tuple[str, str]]
 

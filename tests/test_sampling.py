@@ -56,6 +56,19 @@ def test_the_corpus_is_answered_and_held_out_rows_are_not_shown(project: Path) -
     assert all(row.call and "fake" in row.teacher for row in rows.values())
 
 
+def test_sources_are_walked_in_turn(project: Path) -> None:
+    """What the budget does not reach asks nothing, not even for the values that its wishes would need."""
+    (project / "talk.py").write_text(TASK.replace('"recombine", "inverse"', '"corpus", "inverse"'))
+    with TeacherServer(project / "log.jsonl") as server:
+        done = here(project, *sampling(server.base_url, "sample.max_calls=1"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert [body["messages"][-1]["content"] in FRESH for body in server.requests] == [True]
+        done = here(project, *sampling(server.base_url))
+        assert done.returncode == 0, done.stdout + done.stderr
+        asked = [body["messages"][-1]["content"] for body in server.requests]
+    assert sorted(asked[:2]) == sorted(FRESH) and "other ones." in asked[2]
+
+
 def test_a_broken_corpus_is_told_with_its_row(project: Path) -> None:
     path = project / "data" / "corpus.jsonl"
     task = registry.load(str(project / "talk.py"))

@@ -111,12 +111,12 @@ def prices_of(teachers: Collection[str], runs: Mapping[str, Path], given: Price 
     found: dict[str, Price] = {}
     for folder in reversed(list(runs.values())):
         config = _config(folder)
-        if config is None or not (config.teacher.price_in or config.teacher.price_out):
+        if config is None or not any(config.price):
             continue
         name = known_as(config.teacher)
         for teacher in teachers:
             if teacher == name or teacher.startswith(f"{name} "):
-                found.setdefault(teacher, (config.teacher.price_in, config.teacher.price_out))
+                found.setdefault(teacher, config.price)
     return found
 
 

@@ -296,7 +296,7 @@ def _runs_of(task: Task) -> list[Path]:
 
 
 def estimate(name: str, config: Config, ask: int) -> None:
-    """An upper bound of what a run asks of the teacher, from the prompts as they would be sent, and from `ask` real requests."""
+    """At most what a run asks of the teacher, from the prompts as they would be sent, and from `ask` real requests."""
     from workbench.ledger import Ledger
     from workbench.stages import estimate as stage
 

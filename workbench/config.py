@@ -14,6 +14,7 @@ from workbench.errors import ConfigError
 from workbench.students.settings import TrainConfig
 from workbench.types import Frozen
 
+BATCH_SHARE = 0.5  # of the price, in a batch
 ShotsMode = Literal["auto", "fixed", "nearest", "group", "program"]
 
 
@@ -135,6 +136,10 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     tokens_a_minute: float = Field(0.0, ge=0)
     timeout_s: float = Field(120.0, gt=0)
     attempts: int = Field(5, ge=1)
+    batch: bool = (
+        False  # an API is asked through OpenAI's Batch API: half the price, within a day (raise sample.max_minutes)
+    )
+    batch_poll_s: float = Field(30.0, gt=0)
 
 
 class Config(Frozen):
@@ -148,6 +153,12 @@ class Config(Frozen):
     export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: Runtime = Runtime()
+
+    @property
+    def price(self) -> tuple[float, float]:
+        """Of a million tokens read and written, as they are asked for."""
+        share = BATCH_SHARE if self.runtime.batch else 1.0
+        return share * self.teacher.price_in, share * self.teacher.price_out
 
 
 PROFILES: dict[str, dict[str, Any]] = {

@@ -133,18 +133,16 @@ def told(steps: Sequence[Step], config: Config, rates: Rates) -> list[str]:
     lines.append(f"{'at most':18}{calls:8,.0f}{read_all.value:12,.0f}{wrote_all.value:12,.0f}")
     source = f"as {rates.asked} requests say" if rates.asked else "as is usual in English; --ask 8 measures it"
     lines.append(f"tokens in {read_all.told(',.0f')}, out {wrote_all.told(',.0f')}, {source}")
-    teacher = config.teacher
-    if teacher.price_in or teacher.price_out:
+    price_in, price_out = config.price
+    if price_in or price_out:
         ends = zip(read_all, wrote_all, strict=True)
-        cost = Rate(*((read * teacher.price_in + wrote * teacher.price_out) / 1e6 for read, wrote in ends))
-        lines.append(
-            f"at {teacher.price_in:g} and {teacher.price_out:g} a million tokens: at most {cost.told('.2f')} in money"
-        )
+        cost = Rate(*((read * price_in + wrote * price_out) / 1e6 for read, wrote in ends))
+        lines.append(f"at {price_in:g} and {price_out:g} a million tokens: at most {cost.told('.2f')} in money")
     if rates.seconds is not None:
         ends = zip(wrote_all, rates.seconds, strict=True)
         minutes = Rate(*(wrote * seconds / 60 for wrote, seconds in ends))
         lines.append(f"at most {minutes.told('.0f')} minutes, at the pace of these {rates.asked}")
-    elif not teacher.base_url:
+    elif not config.teacher.base_url:
         worst = (read_all.value / READ_PER_S + wrote_all.value / WRITE_PER_S) / 60
         lines.append(f"a local 1.5B teacher on two cores: at most {worst:.0f} minutes; shared prefixes save most of it")
     lines.append(f"sampling stops at {config.sample.max_calls:,} calls, {config.sample.max_tokens:,} tokens, "

@@ -115,7 +115,7 @@ def asker_for(teacher: Teacher, ledger: Ledger, config: Config, limits: Limits |
         limits=limits,
         concurrency=concurrency,
         attempts=runtime.attempts,
-        price=(config.teacher.price_in, config.teacher.price_out),
+        price=config.price,
         pace=Pace(concurrency, requests_a_minute=runtime.requests_a_minute, tokens_a_minute=runtime.tokens_a_minute),
     )
 

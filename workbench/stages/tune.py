@@ -7,7 +7,6 @@ whether what it found is better than the plain few-shot block; a run asks them o
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -145,7 +144,7 @@ def _optimize(
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_suffix(".part.json")  # dspy writes JSON only where the name says so
     found.save(temporary)
-    os.replace(temporary, file)
+    temporary.replace(file)
 
 
 def _metric(task: Task, by_text: dict[str, Example]) -> Callable[..., Any]:

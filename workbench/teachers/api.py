@@ -37,13 +37,13 @@ class OpenAITeacher:
         self.model = identity or model
         self.licence = licence
         self._served = model
-        self._schemas_refused = False
+        self.schemas_refused = False
         self._logprobs = logprobs
         self._base_url = base_url
         self._timeout_s = timeout_s
         self._key = key
         # aiohttp's transport: httpx's own takes ten times the CPU a request where many are under way
-        self._client = AsyncOpenAI(
+        self.client = AsyncOpenAI(
             base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0, http_client=DefaultAioHttpClient()
         )
 
@@ -56,45 +56,46 @@ class OpenAITeacher:
 
         start = time.monotonic()
         try:
-            if request.json_schema is None or self._schemas_refused:
-                answer = await self._ask(request, own)
-            else:
-                try:
-                    answer = await self._ask(request, own | _format(request.json_schema))
-                except openai.BadRequestError:  # no schemas at all here, or not of this form: the validators see to it
-                    answer = await self._ask(request, own)
-                    self._schemas_refused = True
+            try:
+                answer = await self._ask(self.body(request) | own)
+            except openai.BadRequestError:
+                if request.json_schema is None or self.schemas_refused:
+                    raise
+                # no schemas at all here, or not of this form: the validators see to it
+                answer = await self._ask(self.body(request, schema=False) | own)
+                self.schemas_refused = True
         except TimeoutError:
             raise self._late() from None
         except openai.APIError as error:
-            raise self._told(error) from None
+            raise self.told(error) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
-        return _reply(answer, time.monotonic() - start)
+        return reply_of(answer, time.monotonic() - start)
 
-    async def _ask(self, request: Request, body: dict[str, Any]) -> Any:
+    def body(self, request: Request, *, schema: bool = True) -> dict[str, Any]:
+        """What `chat.completions.create` posts, without its walks through the types of every message."""
+        body: dict[str, Any] = {
+            "model": self._served,
+            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+        }
+        if schema and request.json_schema is not None and not self.schemas_refused:
+            body |= _format(request.json_schema)
+        if self._logprobs:
+            body["logprobs"] = True
+        return body
+
+    async def _ask(self, body: dict[str, Any]) -> Any:
         import httpx
 
-        async with asyncio.timeout(
-            self._timeout_s
-        ):  # of the whole: the client's own begins anew with each byte that comes
-            # what `chat.completions.create` posts and reads, without its walks through the types of every message
-            answer = await self._client.post(
-                "/chat/completions",
-                cast_to=httpx.Response,
-                body={
-                    "model": self._served,
-                    "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-                    "temperature": request.temperature,
-                    "top_p": request.top_p,
-                    "max_tokens": request.max_tokens,
-                    **body,
-                    **({"logprobs": True} if self._logprobs else {}),
-                },
-            )
+        # the time of the whole: the client's own begins anew with each byte that comes
+        async with asyncio.timeout(self._timeout_s):
+            answer = await self.client.post("/chat/completions", cast_to=httpx.Response, body=body)
         return json.loads(answer.content, object_hook=lambda fields: SimpleNamespace(**fields))
 
-    def _told(self, error: Exception) -> TeacherError:
+    def told(self, error: Exception) -> TeacherError:
         """The client's exception as ours: what broke, whether to try again, what to do."""
         import httpx
         import openai
@@ -142,7 +143,7 @@ class OpenAITeacher:
         return redact(text.replace(self._key, "[redacted]") if len(self._key) >= SHORTEST_KEY else text)
 
     async def aclose(self) -> None:
-        await self._client.close()
+        await self.client.close()
 
 
 def _format(schema: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +152,7 @@ def _format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
-def _reply(answer: Any, seconds: float) -> Reply:
+def reply_of(answer: Any, seconds: float) -> Reply:
     """A chat completion as a Reply. Raises TeacherError where it holds no text."""
     choices: Any = getattr(answer, "choices", None)
     message = getattr(choices[0], "message", None) if choices else None

@@ -133,7 +133,7 @@ class Asker:
     def _patience(self, key: str) -> float | None:
         """Seconds until the minutes are up, for a teacher in this process: it takes all requests at once, and what it drops
         is not paid for. What is under way at an API is waited for."""
-        if not self.teacher.at_once or key in self._late:
+        if self.teacher.records or not self.teacher.at_once or key in self._late:
             return None
         return max(0.0, self.limits.minutes * 60 - (time.monotonic() - self.spent.started))
 

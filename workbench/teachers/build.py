@@ -9,6 +9,7 @@ from workbench.errors import TeacherError
 from workbench.ledger import Ledger
 from workbench.teachers.api import OpenAITeacher, key_from
 from workbench.teachers.base import Teacher
+from workbench.teachers.batched import BatchTeacher
 from workbench.teachers.posted import PostedTeacher
 
 LOCAL_TIMEOUT_S = 900.0  # a model on a busy small machine is slow, not dead; a dead one is told by its process
@@ -17,14 +18,15 @@ LOCAL_TIMEOUT_S = 900.0  # a model on a busy small machine is slow, not dead; a 
 def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None = None) -> Teacher:
     """With `base_url` an API, `hf:...` a transformers model, else a GGUF of the catalogue or by path (fetched if need be).
 
-    With a ledger, an API is asked by a process of its own, which brings its replies there whatever becomes of this one.
+    With a ledger, an API is asked by a process of its own, which brings its replies there whatever becomes of this one, or
+    in batches (`runtime.batch`).
     """
     if config.base_url:
         local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
         key = os.environ.get(config.key_env) or "local" if local else key_from(config.key_env)
-        if ledger is not None:
+        if ledger is not None and not runtime.batch:
             return PostedTeacher(config, runtime, ledger, model=known_as(config))
-        return OpenAITeacher(
+        api = OpenAITeacher(
             config.model,
             base_url=config.base_url,
             key=key,
@@ -32,6 +34,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
             timeout_s=runtime.timeout_s,
             identity=known_as(config),
         )
+        return api if ledger is None else BatchTeacher(api, runtime, ledger)
     if config.model.startswith("hf:"):
         from workbench.teachers.whitebox import TransformersTeacher
 
