@@ -13,7 +13,7 @@ LINES = 112  # rows that the order is chosen for; others are served too
 def prepack(model: torch.nn.Module) -> int:
     """Let each Linear in bf16 on a CPU with bf16 instructions work with packed weights in place of its own; how many do.
     For answering only: no gradient flows through them. Weights that two layers share take their room twice."""
-    if not (torch._C.has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+    if not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return 0
     layers = [module for module in model.modules() if type(module) is torch.nn.Linear]
     layers = [layer for layer in layers if layer.weight.is_cpu and layer.weight.dtype == torch.bfloat16]
