@@ -21,7 +21,7 @@ run: install
 
 test: install
 	$(BIN)/workbench models fetch smollm2-135m-instruct
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

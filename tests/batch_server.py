@@ -4,6 +4,7 @@ A batch is worked off when it is created and shown as `in_progress` for `polls` 
 batch: `ok`, a status such as `500`, or `lost` for a line that no file holds afterwards.
 """
 
+import itertools
 import json
 from email.parser import BytesParser
 from pathlib import Path
@@ -21,13 +22,21 @@ class BatchHandler(Handler):
             self.server_of.direct += 1
             return super().do_POST()
         raw = self.rfile.read(int(self.headers["Content-Length"]))
-        self._send(json.dumps(self._upload(raw) if path == "files" else self.server_of.create(json.loads(raw))))
+        told = self._upload(raw) if path == "files" else self.server_of.create(json.loads(raw))
+        if path == "batches" and self.server_of.silent:
+            self.server_of.silent = False
+            return self._send("{}", 502)
+        self._send(json.dumps(told))
 
     def do_GET(self) -> None:
         owner, path = self.server_of, self.path.removeprefix("/v1/").partition("?")[0]
         if path == "batches":
             return self._send(json.dumps({"object": "list", "data": list(owner.batches.values()), "has_more": False}))
+        if owner.faults and (fault := owner.faults.pop(0)):
+            return self._send("{}", fault)
         kind, name, *_ = path.split("/")
+        if name not in owner.files and name not in owner.batches:
+            return self._send("{}", 404)
         self._send(owner.files[name] if kind == "files" else json.dumps(owner.look(name)))
 
     def _upload(self, raw: bytes) -> dict[str, Any]:
@@ -47,10 +56,13 @@ class BatchServer(TeacherServer):
         self.batches: dict[str, dict[str, Any]] = {}
         self.looks: dict[str, int] = {}
         self.direct = 0
+        self.numbers = itertools.count()  # several upload at once
         self.ends = "completed"
+        self.faults: list[int] = []  # a status each for the next looks and downloads; 0: none
+        self.silent = False  # the next batch is taken, and its maker told that the server failed
 
     def keep(self, text: str) -> dict[str, Any]:
-        name = f"file-{len(self.files)}"
+        name = f"file-{next(self.numbers)}"
         self.files[name] = text
         return {"id": name, "object": "file", "bytes": len(text), "created_at": 1, "filename": "f", "purpose": "batch"}
 
@@ -68,7 +80,7 @@ class BatchServer(TeacherServer):
             answer = {"error": {"message": deed}} if deed in STATUS else completion(asked["body"], deed, self.text)
             told = {"status_code": STATUS.get(deed, 200), "request_id": "r", "body": answer}
             (bad if deed in STATUS else good).append(json.dumps({"custom_id": asked["custom_id"], "response": told}))
-        name = f"batch-{len(self.batches)}"
+        name = f"batch-{next(self.numbers)}"
         self.batches[name] = {
             "id": name, "object": "batch", "endpoint": body["endpoint"], "input_file_id": body["input_file_id"],
             "completion_window": "24h", "status": "in_progress", "created_at": 1, "metadata": body.get("metadata"),

@@ -1,5 +1,6 @@
 """Shared: the real student, fetched and verified once into the cache, and unpacked once for the session; a server, a ledger."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,15 @@ from workbench import models
 from workbench.ledger import Ledger
 
 LONGEST_FIRST = ("test_end_to_end.py", "test_edge.py", "test_students.py", "test_kill.py")  # two workers end together
+
+
+def pytest_configure() -> None:
+    """A core for each worker of pytest-xdist, and for what it starts: two programs of many threads on the same cores wait for
+    each other most of the time."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker and hasattr(os, "sched_setaffinity"):
+        own = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {own[int(worker.removeprefix("gw")) % len(own)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

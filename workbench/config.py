@@ -15,6 +15,7 @@ from workbench.students.settings import TrainConfig
 from workbench.types import Frozen
 
 BATCH_SHARE = 0.5  # of the price, in a batch
+DAY = 1440  # minutes
 ShotsMode = Literal["auto", "fixed", "nearest", "group", "program"]
 
 
@@ -34,6 +35,7 @@ class TeacherConfig(Frozen):
         None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
     )
     max_tokens: int = Field(256, ge=1)  # of an answer
+    batch: int = Field(0, ge=0, le=50_000)  # requests in a file of OpenAI's Batch API, at half the price; 0: one by one
 
     @field_validator("key_env")
     @classmethod
@@ -136,9 +138,6 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     tokens_a_minute: float = Field(0.0, ge=0)
     timeout_s: float = Field(120.0, gt=0)
     attempts: int = Field(5, ge=1)
-    batch: bool = (
-        False  # an API is asked through OpenAI's Batch API: half the price, within a day (raise sample.max_minutes)
-    )
     batch_poll_s: float = Field(30.0, gt=0)
 
 
@@ -157,7 +156,7 @@ class Config(Frozen):
     @property
     def price(self) -> tuple[float, float]:
         """Of a million tokens read and written, as they are asked for."""
-        share = BATCH_SHARE if self.runtime.batch else 1.0
+        share = BATCH_SHARE if self.teacher.batch and self.teacher.base_url else 1.0
         return share * self.teacher.price_in, share * self.teacher.price_out
 
 
@@ -194,11 +193,14 @@ def load_config(
         _merge(merged, _setting(item))
     _merge(merged, sections)
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}", _named(first["loc"])) from None
+    if config.teacher.batch and config.sample.max_minutes < DAY:
+        raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")
+    return config
 
 
 def _named(place: tuple[int | str, ...]) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.outputs import Output, Slot
+from workbench.errors import DataError
+from workbench.outputs import Output, ParseError, Slot
 from workbench.task import Task
 
 THIN = 3  # rows of a shard that are too few to learn a cell from
@@ -36,10 +37,16 @@ def counted(output: Output, answers: Iterable[Any]) -> Counter[str]:
 
 
 def shard_answers(task: Task, rows: Path) -> Iterator[Any]:
-    """The answers of a shard's rows.jsonl."""
+    """The answers of a shard's rows.jsonl. Raises DataError where one is none of the task's any more."""
     with rows.open(encoding="utf-8") as handle:
         for line in handle:
-            yield task.output.parse(json.loads(line)["completion"])
+            try:
+                yield task.output.parse(json.loads(line)["completion"])
+            except ParseError as error:
+                hint = "run the task again, or name another --run"
+                raise DataError(
+                    f"the shard was made for another output than the task's own of today: {error}", hint
+                ) from None
 
 
 def told(task: Task, rows: Path | None) -> Iterator[str]:

@@ -4,7 +4,6 @@ Dear validators are not asked: a candidate that one of them refused counts as it
 The file is cut at line ends and judged by several processes; only counts and a few cases come back.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from workbench import registry
 from workbench.judge import judge_cheap
+from workbench.machine import cores
 from workbench.stages.gate import text_of
 from workbench.stages.sample import Judgement
 from workbench.task import Task
@@ -49,7 +49,7 @@ class Rejudged:
 def rejudge(task: str, candidates: Path, jobs: int = 0) -> Rejudged:
     """`candidates` is a run's candidates.jsonl; `task`, a name or a path, is one that can be loaded."""
     found, parts = Rejudged(), list(_parts(candidates))
-    jobs = min(jobs or os.cpu_count() or 1, max(1, len(parts)))
+    jobs = min(jobs or cores(), max(1, len(parts)))
     with ProcessPoolExecutor(jobs, get_context("spawn"), _load, (task,)) as pool:
         for part in pool.map(_judged, [candidates] * len(parts), *zip(*parts, strict=True)) if parts else ():
             found.add(part)

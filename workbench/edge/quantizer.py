@@ -9,7 +9,6 @@ K-quants need rows of a multiple of 256; other tensors fall back to a larger typ
 """
 
 import ctypes
-import os
 import re
 import shutil
 import sys
@@ -22,6 +21,7 @@ from workbench.edge import child
 from workbench.edge.gguf_file import check_gguf, open_gguf
 from workbench.edge.imatrix import read_imatrix
 from workbench.errors import EdgeError
+from workbench.machine import cores
 
 # Name -> llama_ftype (llama.h). Largest first.
 QUANTS: dict[str, int] = {
@@ -128,7 +128,7 @@ def main(src: str, out: str, quant: str, imatrix: str | None = None) -> None:
 
     params = llama_cpp.LlamaModelQuantizeParams()
     params.ftype = QUANTS[quant]
-    params.nthread = os.cpu_count() or 1
+    params.nthread = cores()
     held = _set_imatrix(params, Path(imatrix)) if imatrix else None
     llama_cpp.model_quantize(src, out, params)
     del held

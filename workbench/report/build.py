@@ -1,6 +1,5 @@
 """A finished run -> what its report shows. Reads the stages' artifacts; computes nothing that a stage did not measure."""
 
-import os
 import platform
 from collections import Counter, defaultdict
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Config
+from workbench.machine import cores
 from workbench.models import CATALOGUE
 from workbench.provenance import licence_of
 from workbench.report import model as m
@@ -44,7 +44,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         created=datetime.now(UTC),
         command=lock.command,
         profile=config.profile,
-        machine=m.Machine(cpu=_cpu(), cores=os.cpu_count() or 1),
+        machine=m.Machine(cpu=_cpu(), cores=cores()),
         versions=_versions(),
         metrics=tuple(results["metrics"]),
         entrants=tuple(_entrant(item) for item in results["entrants"]),

@@ -80,7 +80,8 @@ async def _measured(task: Task, config: Config, ledger: Ledger, rows: int) -> Ra
     reads = [(reply.usage.prompt_tokens, _chars([labeler.messages(row)])) for row, reply in came]
     writes: list[tuple[float, float]] = [(reply.usage.completion_tokens, len(reply.text)) for _, reply in came]
     takes = [(reply.seconds / lanes, reply.usage.completion_tokens) for _, reply in came]
-    return Rates(_rate(reads), _rate(writes), _rate(takes), len(came))
+    # a batch comes when it comes: its pace tells nothing
+    return Rates(_rate(reads), _rate(writes), None if config.teacher.batch else _rate(takes), len(came))
 
 
 def _rate(pairs: Sequence[tuple[float, float]]) -> Rate:

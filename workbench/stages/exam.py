@@ -1,6 +1,5 @@
 """Asking a GGUF file through llama.cpp's own server and the plain OpenAI chat API: what ships is what is asked."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from workbench.config import Runtime
 from workbench.edge.runtime import LlamaServer
 from workbench.errors import EdgeError
+from workbench.machine import cores
 from workbench.types import Message
 
 Chat = Sequence[Message]
@@ -102,7 +102,7 @@ def _served(gguf: Path, threads: int, context: int) -> Iterator[Callable[[Chat, 
 
 
 def _cores(runtime: Runtime) -> int:
-    return runtime.threads or os.cpu_count() or 1
+    return runtime.threads or cores()
 
 
 def _told(server: LlamaServer, error: Exception) -> EdgeError:

@@ -166,9 +166,10 @@ class Loop:
                     )
                 passed = self.outcomes["pass"]
                 if self.judged >= config.hopeless_after and passed < config.hopeless_yield * self.judged:
+                    teacher = self.asker.teacher
                     if (
-                        not self.asker.teacher.at_once
-                    ):  # what is under way at an API is paid for: into the ledger with it
+                        teacher.records or not teacher.at_once
+                    ):  # what is under way at an API is paid for: into the ledger
                         await asyncio.gather(*ahead)
                     return f"hopeless: {passed} of {self.judged} candidates passed"
         finally:

@@ -116,7 +116,9 @@ def asker_for(teacher: Teacher, ledger: Ledger, config: Config, limits: Limits |
         concurrency=concurrency,
         attempts=runtime.attempts,
         price=config.price,
-        pace=Pace(concurrency, requests_a_minute=runtime.requests_a_minute, tokens_a_minute=runtime.tokens_a_minute),
+        pace=Pace(concurrency, requests_a_minute=runtime.requests_a_minute, tokens_a_minute=runtime.tokens_a_minute)
+        if not config.teacher.batch
+        else Pace(concurrency),  # a minute's limits are for what is asked one by one
     )
 
 

@@ -49,6 +49,8 @@ def tuned(task: Task, config: Config, ledger: Ledger, optimizer: Optimizer, call
 async def _tuned(
     task: Task, config: Config, ledger: Ledger, optimizer: Optimizer, calls: int, rows: int, file: Path
 ) -> Tuned:
+    if config.teacher.batch:
+        raise ConfigError("an optimizer asks a few questions at a time", "leave teacher.batch out for it")
     seeds, dev = task.examples("seed"), task.examples("dev")[:rows]
     teacher = build_teacher(config.teacher, config.runtime, ledger)
     try:

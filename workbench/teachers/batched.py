@@ -1,78 +1,85 @@
 """OpenAI's Batch API: many requests in one file, answered within a day, at half the price.
 
 Requests that wait together go out as one batch. Each batch is written down before it is sent (`batches/` beside the ledger):
-a run that comes after a kill waits for its batches, takes what they answered to the ledger, and sends none of it again.
-
-Not guaranteed: a server that forgets a batch's metadata and was killed upon between taking the batch and naming it may be
-asked the same batch twice.
+a run that comes after a kill waits for its batches, takes what they answered to the ledger, and sends none of it again. A
+server that fails while a batch is waited for is asked again; only a batch that never began is given up.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 from workbench.config import Runtime
-from workbench.digest import digest
 from workbench.errors import TeacherError
 from workbench.ledger import Ledger, Paid
 from workbench.teachers.api import OpenAITeacher, reply_of
+from workbench.teachers.posted import batches_of, lock_file, wait_for_earlier
 from workbench.types import Reply, Request
 
+T = TypeVar("T")
 GATHER_S = 1.0  # what comes this soon after the first one goes out with it
-AT_ONCE = 5_000  # requests of a batch, at most; OpenAI takes 50,000
+MOST_S = 26 * 3600.0  # that a batch is waited for; the server has a day
 ENDED = ("completed", "failed", "expired", "cancelled")
 KINDS = {401: "auth", 403: "auth", 408: "timeout", 429: "rate"}
 
 
 class Asked(NamedTuple):
-    """One request of a batch: its name in the ledger, and itself."""
+    """A batch as it was written down: its file, and its requests by their names in the ledger."""
 
-    key: str
-    request: Request
+    file: Path
+    requests: dict[str, Request]
 
 
 class BatchTeacher:
-    """Raises what `OpenAITeacher` raises; where a batch ends without an answer to a request, `kind="server"`."""
+    """Raises what `OpenAITeacher` raises; for a request that a batch ends without an answer to, `kind="server"`."""
 
     records = True
-    at_once = AT_ONCE
 
-    def __init__(self, api: OpenAITeacher, runtime: Runtime, ledger: Ledger) -> None:
+    def __init__(self, api: OpenAITeacher, size: int, runtime: Runtime, ledger: Ledger) -> None:
+        """`size`: requests of a batch, at most."""
         self.model = api.model
         self.licence = api.licence
+        self.at_once = size
         self._api = api
         self._ledger = ledger
         self._poll_s = runtime.batch_poll_s
-        self._folder = ledger.path.parent / "batches" / digest(api.model)[:8]
+        self._folder = batches_of(ledger.path, api.model)
         self._waiting: dict[str, tuple[Request, asyncio.Future[Reply]]] = {}
         self._gathering: asyncio.Task[None] | None = None
         self._under_way: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def prepare(self) -> None:
-        """Waits for the batches of runs that are gone, and takes what they answered to the ledger."""
-        import openai
-
-        try:
-            await self._finish_earlier()
-        except openai.APIError as error:
-            raise self._api.told(error) from None
-
-    async def _finish_earlier(self) -> None:
+        """Waits for what runs that are gone have under way, and takes what their batches answered to the ledger."""
+        await wait_for_earlier(lock_file(self._ledger.path, self.model))
         for file in sorted(self._folder.glob("*.jsonl")):
-            asked = [Asked(line["key"], Request.model_validate(line["request"])) for line in _lines(file.read_text())]
+            lines = _lines(file.read_text(encoding="utf-8"))
+            asked = Asked(file, {line["key"]: Request.model_validate(line["request"]) for line in lines})
             name = file.with_suffix(".id")
-            known = name.read_text() if name.is_file() else await self._sent_as(file.stem)
-            if known:
-                print(f"waiting for {known}, which a stopped run has under way", file=sys.stderr, flush=True)
-                await self._collect(known, asked)
+            try:
+                known = (
+                    name.read_text() if name.is_file() else await self._patiently(lambda f=file: self._sent_as(f.stem))
+                )
+                if known:
+                    print(f"waiting for {known}, which a stopped run has under way", file=sys.stderr, flush=True)
+                    await self._collect(known, asked)
+            except TeacherError as error:
+                if error.kind != "refused":
+                    raise
+                print(f"given up: {error}", file=sys.stderr)  # it failed as a whole, or nobody knows it any more
             _forget(file)
 
     async def complete(self, request: Request) -> Reply:
+        if self._closed:
+            raise TeacherError(f"{self.model} is not asked any more", kind="network", fatal=True)
         key = Ledger.key(self.model, request)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[key] = (request, reply)
@@ -83,100 +90,154 @@ class BatchTeacher:
     async def _gather(self) -> None:
         await asyncio.sleep(GATHER_S)
         while self._waiting:
-            keys = list(self._waiting)[:AT_ONCE]
+            keys = list(self._waiting)[: self.at_once]
             task = asyncio.create_task(self._answer({key: self._waiting.pop(key) for key in keys}))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
 
     async def _answer(self, batch: dict[str, tuple[Request, asyncio.Future[Reply]]]) -> None:
         """One batch, from its file to its replies; who waits for one that did not come is told why."""
+        asked = Asked(self._folder / f"{uuid4().hex}.jsonl", {key: request for key, (request, _) in batch.items()})
+        found: dict[str, Reply | Exception]
         try:
-            found = await self._send([Asked(key, request) for key, (request, _) in batch.items()])
+            found = await self._collect(await self._send(asked), asked)
         except Exception as error:  # noqa: BLE001 - handed to each who asked
-            found = dict.fromkeys(batch, error if isinstance(error, TeacherError) else self._api.told(error))
+            found = dict.fromkeys(batch, error)
+        _forget(asked.file)
         missing = TeacherError("the batch ended without an answer to it", "the same command asks again", kind="server")
         for key, (_, reply) in batch.items():
             came = found.get(key, missing)
-            if not reply.done():
-                reply.set_exception(came) if isinstance(came, Exception) else reply.set_result(came)
+            if reply.done():
+                continue
+            if isinstance(came, Exception):
+                reply.set_exception(came)
+            else:
+                reply.set_result(came)
 
-    async def _send(self, asked: Sequence[Asked]) -> dict[str, Reply | Exception]:
+    async def _send(self, asked: Asked) -> str:
+        """The batch's name, at the server and on the disk."""
+        import openai
+
         self._folder.mkdir(parents=True, exist_ok=True)
-        file = self._folder / f"{digest(sorted(item.key for item in asked))[:16]}.jsonl"
-        _write(file, "".join(_line(key=key, request=request.model_dump(mode="json")) for key, request in asked))
-        wire = "".join(
-            _line(custom_id=key, method="POST", url="/v1/chat/completions", body=self._api.body(request))
-            for key, request in asked
+        _write(asked.file, _text({"key": k, "request": r.model_dump(mode="json")} for k, r in asked.requests.items()))
+        wire = _text(
+            {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": self._api.body(request)}
+            for key, request in asked.requests.items()
         )
         client: Any = self._api.client
-        upload = await client.files.create(file=(file.name, wire.encode()), purpose="batch")
-        batch = await client.batches.create(
-            input_file_id=upload.id,
-            endpoint="/v1/chat/completions",
-            completion_window="24h",
-            metadata={"workbench": file.stem},
-        )
-        _write(file.with_suffix(".id"), batch.id)
-        found = await self._collect(batch.id, asked)
-        _forget(file)
-        return found
+        try:
+            upload = await client.files.create(file=(asked.file.name, wire.encode()), purpose="batch")
+        except openai.APIError as error:
+            raise self._api.told(error) from None
+        try:
+            batch = await client.batches.create(
+                input_file_id=upload.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"workbench": asked.file.stem},
+            )
+            name = str(batch.id)
+        except openai.APIError as error:  # the server may have taken it all the same
+            name = "" if _final(error) else await self._patiently(lambda: self._sent_as(asked.file.stem))
+            if not name:
+                raise self._api.told(error) from None
+        _write(asked.file.with_suffix(".id"), name)
+        return name
 
-    async def _sent_as(self, name: str) -> str:
-        """The batch that a killed run had made of a file, where it got that far."""
+    async def _sent_as(self, stem: str) -> str:
+        """The batch that was made of a file, where it got that far."""
         async for batch in self._api.client.batches.list(limit=100):
-            if (batch.metadata or {}).get("workbench") == name:
+            if (batch.metadata or {}).get("workbench") == stem:
                 return str(batch.id)
         return ""
 
-    async def _collect(self, name: str, asked: Sequence[Asked]) -> dict[str, Reply | Exception]:
+    async def _collect(self, name: str, asked: Asked) -> dict[str, Reply | Exception]:
         """Waits for the batch's end; what it answered is in the ledger when this returns."""
         client: Any = self._api.client
-        while (batch := await client.batches.retrieve(name)).status not in ENDED:
+        while (batch := await self._patiently(lambda: client.batches.retrieve(name))).status not in ENDED:
             await asyncio.sleep(self._poll_s)
-        if batch.status == "failed":  # none of it was begun: the file is at fault, the model or the account
+        if batch.status == "failed":  # none of it was begun: the file is at fault, the model, or the account's limits
             told = str(getattr(batch, "errors", None) or "no reason is given")[:300]
-            raise TeacherError(f"the batch failed: {told}", "check teacher.model", kind="refused", fatal=True)
-        requests, found, paid = dict(asked), dict[str, Reply | Exception](), list[Paid]()
+            hint = "check teacher.model; where too much is in the queue, a smaller --set teacher.batch helps"
+            raise TeacherError(f"the batch {name} failed: {told}", hint, kind="refused", fatal=True)
+        answers: dict[str, dict[str, Any]] = {}
         for file in filter(None, (batch.output_file_id, getattr(batch, "error_file_id", None))):
-            for line in _lines((await client.files.content(file)).text):
-                key = line.get("custom_id")
-                if key not in requests:
-                    continue
-                try:
-                    reply = self._reply(line, requests[key])
-                except TeacherError as error:
-                    found[key] = error
-                else:
-                    paid.append(Paid(key, self.model, requests[key], reply))
+            content = await self._patiently(lambda f=file: client.files.content(f))
+            answers |= {line.get("custom_id", ""): line.get("response") or {} for line in _lines(content.text)}
+        codes = {answer.get("status_code") for answer in answers.values()}
+        schemas = 400 in codes and 200 not in codes and any(r.json_schema for r in asked.requests.values())
+        again = schemas and not self._api.schemas_refused  # a server without schemas: the next batch goes without them
+        self._api.schemas_refused |= again
+        found: dict[str, Reply | Exception] = {}
+        for key in answers.keys() & asked.requests.keys():
+            try:
+                found[key] = _reply(answers[key], again)
+            except TeacherError as error:
+                found[key] = error
+        paid = [Paid(k, self.model, asked.requests[k], r) for k, r in found.items() if isinstance(r, Reply)]
         stands = await asyncio.to_thread(self._ledger.put_all, paid)
         return found | {call.key: reply for call, reply in zip(paid, stands, strict=True)}
 
-    def _reply(self, line: dict[str, Any], request: Request) -> Reply:
-        answer = line.get("response") or {}
-        code = answer.get("status_code", 500)
-        if code == 200:
-            body = json.loads(json.dumps(answer.get("body")), object_hook=lambda fields: SimpleNamespace(**fields))
-            return reply_of(body, 0.0)
-        told = json.dumps(answer.get("body") or line.get("error"))[:300]
-        if code == 400 and request.json_schema is not None and not self._api.schemas_refused:
-            self._api.schemas_refused = True  # the next batch goes without them
-            raise TeacherError(f"the batch refused its JSON schema: {told}", kind="bad_reply")
-        kind: Any = KINDS.get(code, "refused" if 400 <= code < 500 else "server")
-        raise TeacherError(f"in the batch: HTTP {code}: {told}", kind=kind, fatal=kind == "auth")
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Again until the server tells: what is paid for is not given up because of a poll that failed."""
+        import openai
+
+        began = time.monotonic()
+        while True:
+            try:
+                return await ask()
+            except openai.APIError as error:
+                if _final(error) or time.monotonic() - began > MOST_S:
+                    raise self._api.told(error) from None
+                await asyncio.sleep(self._poll_s)
 
     async def aclose(self) -> None:
         """What is under way goes on at the server; the next run waits for it."""
-        for task in (*self._under_way, *([self._gathering] if self._gathering else [])):
+        self._closed = True
+        tasks = [*self._under_way, *([self._gathering] if self._gathering else [])]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._api.aclose()
 
 
-def _line(**fields: Any) -> str:
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+def _final(error: Exception) -> bool:
+    """Whether the same question will be answered the same: not so for a server that is down, late or busy."""
+    import openai
+
+    code = error.status_code if isinstance(error, openai.APIStatusError) else 0
+    return 400 <= code < 500 and code not in (408, 409, 429)
+
+
+def _reply(answer: dict[str, Any], without_schema: bool) -> Reply:
+    """Of one line. `without_schema`: what was refused is worth asking again."""
+    code = answer.get("status_code", 500)
+    if code != 200:
+        kind: Any = KINDS.get(code, "refused" if 400 <= code < 500 else "server")
+        kind = "bad_reply" if code == 400 and without_schema else kind
+        raise TeacherError(
+            f"in the batch: HTTP {code}: {json.dumps(answer.get('body'))[:300]}", kind=kind, fatal=kind == "auth"
+        )
+    try:
+        return reply_of(
+            json.loads(json.dumps(answer["body"]), object_hook=lambda fields: SimpleNamespace(**fields)), 0.0
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TeacherError(f"in the batch: no chat completion: {error!r}", kind="bad_reply") from None
+
+
+def _text(lines: Any) -> str:
+    """In ASCII: some of what ends a line in Unicode is no end of a line in JSON."""
+    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+    """A line that is no JSON object is passed over: the request that it answers is missing then, and told so."""
+    found = []
+    for line in text.split("\n"):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def _write(file: Path, text: str) -> None:
@@ -189,6 +250,6 @@ def _write(file: Path, text: str) -> None:
 
 
 def _forget(file: Path) -> None:
-    """The file first: an id alone is no batch to wait for."""
+    """The file first: a name alone is no batch to wait for."""
     file.unlink(missing_ok=True)
     file.with_suffix(".id").unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from workbench import models
 from workbench.config import Runtime, TeacherConfig
 from workbench.errors import TeacherError
 from workbench.ledger import Ledger
+from workbench.machine import cores
 from workbench.teachers.api import OpenAITeacher, key_from
 from workbench.teachers.base import Teacher
 from workbench.teachers.batched import BatchTeacher
@@ -19,12 +20,12 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
     """With `base_url` an API, `hf:...` a transformers model, else a GGUF of the catalogue or by path (fetched if need be).
 
     With a ledger, an API is asked by a process of its own, which brings its replies there whatever becomes of this one, or
-    in batches (`runtime.batch`).
+    in batches (`teacher.batch`).
     """
     if config.base_url:
         local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
         key = os.environ.get(config.key_env) or "local" if local else key_from(config.key_env)
-        if ledger is not None and not runtime.batch:
+        if ledger is not None and not config.batch:
             return PostedTeacher(config, runtime, ledger, model=known_as(config))
         api = OpenAITeacher(
             config.model,
@@ -34,7 +35,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
             timeout_s=runtime.timeout_s,
             identity=known_as(config),
         )
-        return api if ledger is None else BatchTeacher(api, runtime, ledger)
+        return api if ledger is None else BatchTeacher(api, config.batch, runtime, ledger)
     if config.model.startswith("hf:"):
         from workbench.teachers.whitebox import TransformersTeacher
 
@@ -62,7 +63,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
         model=model,
         licence=licence,
         slots=runtime.slots,
-        threads=runtime.threads or os.cpu_count() or 1,
+        threads=runtime.threads or cores(),
         timeout_s=max(runtime.timeout_s, LOCAL_TIMEOUT_S),
     )
 

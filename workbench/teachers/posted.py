@@ -47,6 +47,7 @@ class PostedTeacher:
         }
         self._most_s = 2 * runtime.timeout_s + GRACE_S  # a server that refuses schemas is asked twice
         self._lock = lock_file(ledger.path, model)
+        self._batches = batches_of(ledger.path, model)
         self._log = ledger.path.with_name("post.log")
         self._names = itertools.count()
         self._starting = asyncio.Lock()
@@ -54,7 +55,15 @@ class PostedTeacher:
         self._closed = False
 
     async def prepare(self) -> None:
-        """Waits until the posts of runs that are gone have brought home what they have under way."""
+        """Waits until the posts of runs that are gone have brought home what they have under way. Raises TeacherError where
+        that is a batch."""
+        if list(self._batches.glob("*.jsonl")):
+            raise TeacherError(
+                f"a stopped run has a batch of {self.model} under way",
+                f"go on with --set teacher.batch=SIZE, or give up what it has paid for: remove {self._batches}",
+                kind="refused",
+                fatal=True,
+            )
         await wait_for_earlier(self._lock)
 
     async def complete(self, request: Request) -> Reply:
@@ -172,6 +181,11 @@ def _error(kind: bytes, said: dict[str, object]) -> TeacherError | StoreError:
 def lock_file(ledger: Path, model: str) -> Path:
     """Held by each post of this teacher while it lives; in it, for how many seconds it may have something under way."""
     return ledger.with_name(f"{ledger.name}.post-{digest(model)[:8]}")
+
+
+def batches_of(ledger: Path, model: str) -> Path:
+    """Where the batches of this teacher that are under way are written down (`batched.py`)."""
+    return ledger.with_name("batches") / digest(model)[:8]
 
 
 async def wait_for_earlier(lock: Path) -> None:
