@@ -22,6 +22,7 @@ SETTINGS = [
     "shots.mode=group", "sample.inverse=24", "sample.values_per_slot=10", "select.recombine=160",
     "train.epochs=3", "train.lr=0.002", "train.evals=2", "train.max_minutes=1", "export.quants=['Q8_0', 'Q4_0']",
     "export.max_drop=100", "export.max_ratio=1", "evaluate.timed=2", "evaluate.base_rows=2", "student.max_tokens=48",
+    "export.importance=false",  # test_edge.py has it
 ]  # fmt: skip
 
 

@@ -182,13 +182,16 @@ class BatchTeacher:
         """Again until the server tells: what is paid for is not given up because of a poll that failed."""
         import openai
 
-        began = time.monotonic()
+        began, told = time.monotonic(), False
         while True:
             try:
                 return await ask()
             except openai.APIError as error:
                 if _final(error) or time.monotonic() - began > MOST_S:
                     raise self._api.told(error) from None
+                if not told:
+                    told = True
+                    print(f"{self._api.told(error)}; its batches are waited for", file=sys.stderr, flush=True)
                 await asyncio.sleep(self._poll_s)
 
     async def aclose(self) -> None:
@@ -206,7 +209,7 @@ def _final(error: Exception) -> bool:
     import openai
 
     code = error.status_code if isinstance(error, openai.APIStatusError) else 0
-    return 400 <= code < 500 and code not in (408, 409, 429)
+    return code == 501 or (400 <= code < 500 and code not in (408, 409, 429))
 
 
 def _reply(answer: dict[str, Any], without_schema: bool) -> Reply:
