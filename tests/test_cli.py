@@ -76,13 +76,14 @@ def test_nothing_heavy_is_loaded() -> None:
 
 
 def test_help_is_quick() -> None:
-    """The fastest of five: the machine may be busy with something else."""
+    """The processor's time, the least of five: it waits for nothing, but this machine may be busy with other tests."""
     taken = []
     for _ in range(5):
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run(command("--help"), capture_output=True, check=True)
-        taken.append(time.perf_counter() - start)
-    assert min(taken) < 0.5, taken
+        after = os.times()
+        taken.append(sum(after[2:4]) - sum(before[2:4]))  # of children, user and system
+    assert 0 < min(taken) < 0.5, taken
 
 
 # --- what can be wrong ---

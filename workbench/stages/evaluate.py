@@ -158,11 +158,11 @@ def _teacher(evaluation: Evaluation) -> None:
     ]
     config = context.config.teacher
     figures: dict[str, Any] = {"unanswered": sum(reply is None for reply in replies)}
-    if config.base_url or config.model.startswith("hf:"):
-        figures["seconds"] = round(median([reply.seconds for reply in replies if reply is not None]), 4)
-    else:
+    if not config.base_url and not config.model.startswith("hf:"):
         path = models.path_or_name(config.model)
         figures.update(file_bytes=path.stat().st_size, seconds=evaluation.timed(path, few_shot=True))
+    elif not config.batch:  # how long one takes alone is not known there
+        figures["seconds"] = round(median([reply.seconds for reply in replies if reply is not None]), 4)
     evaluation.add("teacher", f"teacher, {evaluation.labeler.mode} shots", evaluation.rows, answers, **figures)
 
 

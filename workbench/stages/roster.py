@@ -75,7 +75,7 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
         exact=score_replies(task.output, dev, texts)["exact"],
         passing=100 * sum(passes) / max(1, len(dev)),
         precision=100 * sum(a and b for a, b in zip(passes, right, strict=True)) / max(1, sum(passes)),
-        seconds=median([reply.seconds for reply in came]) if came else math.nan,
+        seconds=median([reply.seconds for reply in came]) if came and not config.teacher.batch else math.nan,
         tokens_in=per_request[0],
         tokens_out=per_request[1],
         money=sum(tokens * cost for tokens, cost in zip(per_request, asker.price, strict=True)) / 1e3,
