@@ -15,7 +15,7 @@ from servers import TeacherServer
 from small import command, environment, here, question, sampling, write_task
 
 from workbench.config import Runtime, TeacherConfig, load_config
-from workbench.errors import ConfigError, TeacherError
+from workbench.errors import ConfigError, StoreError, TeacherError
 from workbench.ledger import Ledger
 from workbench.teachers.batched import BatchTeacher
 from workbench.teachers.build import build_teacher
@@ -113,6 +113,22 @@ def test_a_poll_that_fails_does_not_cost_the_batch(tmp_path: Path, ledger: Ledge
         found = asked(server.base_url, ledger, "abc")
         assert len(server.batches) == 1 and server.count == 3 and not server.faults
     assert all(isinstance(reply, Reply) for reply in found)
+
+
+def test_what_cannot_be_written_down_waits_for_the_next_run(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BatchServer(tmp_path / "log", text="[]") as server:
+        with monkeypatch.context() as full:
+            full.setattr(ledger, "put_all", _no_room)
+            found = asked(server.base_url, ledger, "ab")
+        assert all(isinstance(error, StoreError) for error in found)
+        asked(server.base_url, ledger, "")  # looks for what is under way, and asks nothing
+        assert ledger.count() == 2 == server.count and len(server.batches) == 1
+
+
+def _no_room(calls: object) -> None:
+    raise StoreError("the disk is full", "make room")
 
 
 def test_a_batch_that_was_taken_and_not_told_is_found(tmp_path: Path, ledger: Ledger) -> None:

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeVar
@@ -65,9 +66,7 @@ class BatchTeacher:
             asked = Asked(file, {line["key"]: Request.model_validate(line["request"]) for line in lines})
             name = file.with_suffix(".id")
             try:
-                known = (
-                    name.read_text() if name.is_file() else await self._patiently(lambda f=file: self._sent_as(f.stem))
-                )
+                known = name.read_text() if name.is_file() else await self._patiently(partial(self._sent_as, file.stem))
                 if known:
                     print(f"waiting for {known}, which a stopped run has under way", file=sys.stderr, flush=True)
                     await self._collect(known, asked)
@@ -101,9 +100,13 @@ class BatchTeacher:
         found: dict[str, Reply | Exception]
         try:
             found = await self._collect(await self._send(asked), asked)
+            _forget(asked.file)
         except Exception as error:  # noqa: BLE001 - handed to each who asked
             found = dict.fromkeys(batch, error)
-        _forget(asked.file)
+            if (
+                isinstance(error, TeacherError) and error.kind == "refused"
+            ):  # else it is paid for, and waits for the next run
+                _forget(asked.file)
         missing = TeacherError("the batch ended without an answer to it", "the same command asks again", kind="server")
         for key, (_, reply) in batch.items():
             came = found.get(key, missing)
@@ -128,6 +131,7 @@ class BatchTeacher:
         try:
             upload = await client.files.create(file=(asked.file.name, wire.encode()), purpose="batch")
         except openai.APIError as error:
+            _forget(asked.file)
             raise self._api.told(error) from None
         try:
             batch = await client.batches.create(
@@ -138,8 +142,9 @@ class BatchTeacher:
             )
             name = str(batch.id)
         except openai.APIError as error:  # the server may have taken it all the same
-            name = "" if _final(error) else await self._patiently(lambda: self._sent_as(asked.file.stem))
+            name = "" if _final(error) else await self._patiently(partial(self._sent_as, asked.file.stem))
             if not name:
+                _forget(asked.file)
                 raise self._api.told(error) from None
         _write(asked.file.with_suffix(".id"), name)
         return name
@@ -154,7 +159,7 @@ class BatchTeacher:
     async def _collect(self, name: str, asked: Asked) -> dict[str, Reply | Exception]:
         """Waits for the batch's end; what it answered is in the ledger when this returns."""
         client: Any = self._api.client
-        while (batch := await self._patiently(lambda: client.batches.retrieve(name))).status not in ENDED:
+        while (batch := await self._patiently(partial(client.batches.retrieve, name))).status not in ENDED:
             await asyncio.sleep(self._poll_s)
         if batch.status == "failed":  # none of it was begun: the file is at fault, the model, or the account's limits
             told = str(getattr(batch, "errors", None) or "no reason is given")[:300]
@@ -162,7 +167,7 @@ class BatchTeacher:
             raise TeacherError(f"the batch {name} failed: {told}", hint, kind="refused", fatal=True)
         answers: dict[str, dict[str, Any]] = {}
         for file in filter(None, (batch.output_file_id, getattr(batch, "error_file_id", None))):
-            content = await self._patiently(lambda f=file: client.files.content(f))
+            content = await self._patiently(partial(client.files.content, file))
             answers |= {line.get("custom_id", ""): line.get("response") or {} for line in _lines(content.text)}
         codes = {answer.get("status_code") for answer in answers.values()}
         schemas = 400 in codes and 200 not in codes and any(r.json_schema for r in asked.requests.values())

@@ -69,8 +69,8 @@ class TransformersTeacher:
         self._worker: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
-        """Unpack a GGUF: one to two minutes for a model of 1.5 billion, the first time."""
-        await asyncio.to_thread(self._folder)
+        """Unpack a GGUF (one to two minutes for a model of 1.5 billion, the first time) and load it."""
+        await asyncio.to_thread(self._load)
 
     async def complete(self, request: Request) -> Reply:
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
