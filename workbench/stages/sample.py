@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -72,8 +73,6 @@ async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[
     teller = Teller(asker, Labeler(context.task, seeds, mode, context.config.shots), context)
     stopped = ""
     loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write)
-    if "corpus" in context.task.sources:
-        context.task.corpus()  # one that cannot be read is told before anything is asked
     try:
         for make in _makers(
             context.task
@@ -111,8 +110,10 @@ def _mode(context: Context) -> str:
 
 
 def _makers(task: Task) -> list[Maker]:
-    """Of the wishes, a source each, in the task's order."""
-    makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes, "corpus": corpus_wishes}
+    """Of the wishes, a source each, in the task's order. A corpus is read here, before anything is asked. Raises DataError."""
+    makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes}
+    if "corpus" in task.sources:
+        makers["corpus"] = partial(corpus_wishes, corpus=task.corpus())
     return [makers[source] for source in task.sources if source in makers]
 
 

@@ -100,10 +100,11 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     return Wishes("forward", len(wishes), iter(wishes))
 
 
-async def corpus_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
+async def corpus_wishes(
+    context: Context, asker: Asker, seeds: Sequence[Example], *, corpus: Sequence[Example]
+) -> Wishes:
     """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher;
     in random order, so that a budget that ends early leaves no kind out. Each is read, and looked at, when its turn comes."""
-    corpus = context.task.corpus()
     order = list(range(len(corpus)))
     random.Random(context.config.sample.seed).shuffle(order)
     return Wishes("corpus", len(order), _unlabelled(context, corpus, order, {seed.id for seed in seeds}))
