@@ -76,11 +76,13 @@ def test_nothing_heavy_is_loaded() -> None:
 
 
 def test_help_is_quick() -> None:
-    """The processor's time, the least of five: it waits for nothing, but this machine may be busy with other tests."""
+    """The processor's time, the least of five: it waits for nothing, but this machine may be busy with other tests.
+    The first call leaves bytecode behind, as it does for a user."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     taken = []
     for _ in range(5):
         before = os.times()
-        subprocess.run(command("--help"), capture_output=True, check=True)
+        subprocess.run(command("--help"), capture_output=True, check=True, env=environ)
         after = os.times()
         taken.append(sum(after[2:4]) - sum(before[2:4]))  # of children, user and system
     assert 0 < min(taken) < 0.5, taken

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from workbench.validators import apart, asked, cued, grounded
 
 from workbench import Calls, Data, Prompt, Record, Task
+from workbench.declaration import Validator
 from workbench.outputs import Output, ParseError
-from workbench.task import Validator
 from workbench.types import Judged
 
 

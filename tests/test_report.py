@@ -59,6 +59,7 @@ def sample(evil: str = "remind me to call Ann <3 tomorrow") -> Report:
             both_right=180, only_shipped=264, only_teacher=29, both_wrong=227, p_value=1e-12,
             sentence="Where the two differ, the shipped file is right 264 times and the teacher 29 times.",
         ),
+        leaks=f"Rows too like 2 of the 700 test rows were offered for training and kept out. {evil}",
         funnel=(
             m.Step(label="examples", count=1000), m.Step(label="candidates", count=4000),
             m.Step(label="passed", count=2871), m.Step(label="after removing near copies", count=1422),

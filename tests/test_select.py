@@ -8,13 +8,13 @@ from small import calling, opening, write_task
 
 from workbench import registry
 from workbench.config import Config, SelectConfig
+from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.ledger import Ledger
 from workbench.stages import examples, select
 from workbench.stages.context import Context, read_json, read_jsonl, write_jsonl
 from workbench.stages.sample import Judgement
-from workbench.task import Task
-from workbench.types import Candidate, Row, Verdict
+from workbench.types import Candidate, Example, Row, Verdict
 
 
 @pytest.fixture
@@ -54,7 +54,64 @@ def test_what_is_like_a_dev_or_test_row_stays_out(task: Task, tmp_path: Path) ->
         passed(task, "put me through to the plumber", [calling("plumber")]),
     ])  # fmt: skip
     assert [row.input["text"] for row in rows if row.source == "inverse"] == ["put me through to the plumber"]
-    assert funnel["dropped"] == {"like a dev row": 2, "like a test row": 1}
+    assert funnel["dropped"] == {"like a dev row (text)": 2, "like a test row (text)": 1}
+    like = {row.id: ways for row, ways in _leaks(task, tmp_path)}
+    assert like == {row.id: ["text"] for row in (*task.examples("dev"), *task.examples("test")) if row.id in like}
+    assert len(like) == 2
+
+
+def _leaks(task: Task, tmp_path: Path) -> list[tuple[Example, list[str]]]:
+    found = read_json(tmp_path / "select" / "leaks.json")
+    return [(row, found[row.id]) for split in ("dev", "test") for row in task.examples(split) if row.id in found]
+
+
+def lengthened(task: Task, folder: Path) -> Task:
+    """With a test row that is long enough to be quoted."""
+    row = {"input": {"text": QUOTED}, "target": [calling("the man who mends the boiler")]}
+    path = folder / "data" / "test.jsonl"
+    path.write_text(path.read_text() + json.dumps(row) + "\n")
+    return task
+
+
+QUOTED = "could you get hold of the man who mends the boiler and ask him when he comes round next"
+
+
+def test_a_passage_of_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
+    candidates = [
+        passed(lengthened(task, tmp_path), "well, he comes: get hold of the man, who mends the Boiler or what", []),
+        passed(task, "get hold of the man for me", [calling("man")]),  # six words in common
+    ]
+    rows, funnel = selected(task, tmp_path, candidates)
+    assert funnel["dropped"] == {"like a test row (words)": 1}
+    assert [row.input["text"] for row in rows if row.source == "inverse"] == ["get hold of the man for me"]
+    [(row, ways)] = _leaks(task, tmp_path)
+    assert (row.input["text"], ways) == (QUOTED, ["words"])
+
+
+def test_a_passage_may_go_in_where_the_task_says_so(task: Task, tmp_path: Path) -> None:
+    text = "well, he comes: get hold of the man, who mends the Boiler or what"
+    rows, funnel = selected(lengthened(task, tmp_path), tmp_path, [passed(task, text, [])], leak_words=0)
+    assert (funnel["dropped"], [row.input["text"] for row in rows if row.source == "inverse"]) == ({}, [text])
+
+
+def test_a_long_value_of_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
+    answer = [calling("The man who mends the boiler")]
+    rows, funnel = selected(lengthened(task, tmp_path), tmp_path, [
+        passed(task, "the man who mends the boiler, dial him", answer),
+        passed(task, "the man with the boiler, dial him", [calling("man with the boiler"), opening("boiler")]),
+    ])  # fmt: skip
+    assert funnel["dropped"] == {"like a test row (values)": 1}
+    cases = funnel["dropped_cases"]
+    assert isinstance(cases, dict)
+    assert "shares 'the man who mends the boiler' with the test row" in cases["like a test row (values)"][0]["reason"]
+
+
+def test_a_seed_that_is_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
+    seeds, text = tmp_path / "data" / "seeds.jsonl", task.examples("test")[0].input["text"]
+    row = {"input": {"text": f"{text}!"}, "target": task.examples("test")[0].target}
+    seeds.write_text(seeds.read_text() + json.dumps(row) + "\n")
+    rows, funnel = selected(task, tmp_path, [])
+    assert (len(rows), funnel["dropped"]) == (12, {"like a test row (text)": 1})
 
 
 def test_near_duplicates_go_in_once(task: Task, tmp_path: Path) -> None:

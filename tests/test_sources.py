@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from workbench.validators import equivalent, grounded, parses, schema
 
 from workbench import Calls, Data, Prompt, Record, Task
+from workbench.declaration import Validator
 from workbench.errors import TaskError
 from workbench.judge import judge_cheap
 from workbench.outputs import Output
@@ -19,7 +20,6 @@ from workbench.sources.recombine import recombine
 from workbench.sources.values import drawn, exchanged, number_span, pools_of, spans
 from workbench.sources.writer import AnswerWriter, InputWriter, ValueWriter, measured_style
 from workbench.stages.stock import Stands
-from workbench.task import Validator
 from workbench.types import Example
 
 

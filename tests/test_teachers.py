@@ -10,11 +10,11 @@ from small import KEY, here, question, sampling, teacher_at, write_task
 
 from workbench import ledger_views, registry
 from workbench.config import Config, Runtime, ShotsConfig, TeacherConfig
+from workbench.declaration import Task
 from workbench.errors import ConfigError, TeacherError
 from workbench.ledger import Ledger
 from workbench.sources.writer import InputWriter
 from workbench.stages.shots import kept, label_request
-from workbench.task import Task
 from workbench.teachers import build
 from workbench.teachers.api import key_from
 from workbench.teachers.build import build_teacher

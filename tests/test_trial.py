@@ -13,10 +13,10 @@ from rich.console import Console
 from workbench.validators import equivalent, grounded, parses, round_trip, schema, simple
 
 from workbench import Calls, Data, Judged, Probe, Prompt, Record, Task, accept, registry, reject
+from workbench.declaration import DearValidator, Validator
 from workbench.judge import judge_cheap
 from workbench.mutants import KINDS, mutants
 from workbench.outputs import ParseError
-from workbench.task import DearValidator, Validator
 from workbench.trial import Trial, print_trial, try_task
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from workbench.validators.grounding import folded_input, folded_texts
 
-from workbench.task import Task
+from workbench.declaration import Task
 from workbench.types import Check, Judged
 
 

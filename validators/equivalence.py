@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from workbench.task import Task
+from workbench.declaration import Task
 from workbench.types import Check, Judged
 
 

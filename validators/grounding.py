@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from workbench.declaration import Task
 from workbench.outputs import Slot
 from workbench.outputs.base import fold
-from workbench.task import Task
 from workbench.types import Check, Judged
 
 Rule = Callable[[Any, str], bool]  # (value, folded input text) -> is it derivable?

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from workbench.declaration import SecondLook, Task
 from workbench.outputs import ParseError
-from workbench.task import SecondLook, Task
 from workbench.types import Check, Judged
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from workbench.task import Task
+from workbench.declaration import Task
 from workbench.types import Check, Judged
 
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from workbench.declaration import Task
 from workbench.outputs import ParseError
-from workbench.task import Task
 from workbench.types import Check, Judged
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from workbench import models, pipeline, plan, prices, provenance, registry, terms
 from workbench.config import Config, load_config
+from workbench.declaration import Task
 from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError, TeacherError, WorkbenchError
 from workbench.licences import Policy
@@ -19,7 +20,6 @@ from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
 from workbench.runs import Lock, RunFolder, candidates_of, find_run, list_runs, read_lock
 from workbench.store import RunLock
-from workbench.task import Task
 
 
 def settings(profile: str, file: Path | None, sets: list[str], *, teacher: str, student: str) -> Config:

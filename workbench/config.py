@@ -102,7 +102,8 @@ class SelectConfig(Frozen):
     recombine: int = Field(1500, ge=0)
     seed_repeats: int = Field(3, ge=1)
     near_duplicate: float = Field(0.9, gt=0, le=1)  # Jaccard similarity of character 4-grams
-    leak: float = Field(0.8, gt=0, le=1)
+    leak: float = Field(0.8, gt=0, le=1)  # the same, to a dev or test row
+    leak_words: int = Field(8, ge=0)  # in common with a dev or test row, one after another; 0: any number
     seed: int = 0
 
 

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.outputs import Output, ParseError, Slot
-from workbench.task import Task
 
 THIN = 3  # rows of a shard that are too few to learn a cell from
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from workbench.declaration import SecondLook, Task, Validator
 from workbench.errors import WorkbenchError
 from workbench.outputs import ParseError
-from workbench.task import SecondLook, Task, Validator
 from workbench.types import Check, Example, Judged, Verdict
 
 

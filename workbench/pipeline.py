@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Config
+from workbench.declaration import Task
 from workbench.ledger import Ledger
 from workbench.models import cache_dir
 from workbench.plan import STAGES, Stage, code_digest, key_of, made_of
 from workbench.stages.context import Context
 from workbench.store import Artifact, Store, empty
-from workbench.task import Task
 
 
 @dataclass

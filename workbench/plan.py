@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from workbench import models
 from workbench.config import Config
+from workbench.declaration import Task
 from workbench.digest import tree_digest
 from workbench.edge.native import runtime_version
 from workbench.store import Artifact, stage_key
-from workbench.task import Task
 
 
 class Stage(NamedTuple):
@@ -35,8 +35,8 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 4, ("examples",), ("teacher", "shots")),
-    Stage("sample", 7, ("examples", "shots"), ("teacher", "shots", "sample")),
-    Stage("select", 5, ("examples", "sample"), ("select",), ("datasketch",)),
+    Stage("sample", 8, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("select", 6, ("examples", "sample"), ("select",), ("datasketch",)),
     Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
     Stage("export", 3, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),

@@ -9,8 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from workbench.config import Config, TeacherConfig
+from workbench.declaration import Task
 from workbench.models import CATALOGUE
-from workbench.task import Task
 from workbench.types import Frozen, Row
 
 KEY = "workbench.bill_of_materials"

@@ -15,8 +15,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
+from workbench.declaration import Task
 from workbench.errors import TaskError
-from workbench.task import Task
 
 GROUP = "workbench.tasks"
 log = logging.getLogger(__name__)

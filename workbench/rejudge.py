@@ -12,11 +12,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from workbench import registry
+from workbench.declaration import Task
 from workbench.judge import judge_cheap
 from workbench.machine import cores
 from workbench.stages.gate import text_of
 from workbench.stages.sample import Judgement
-from workbench.task import Task
 from workbench.types import Verdict
 
 CASES = 3  # of each change, shown

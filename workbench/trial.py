@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from workbench.declaration import Probe, Task
 from workbench.errors import DataError
 from workbench.judge import judge_cheap, read
 from workbench.mutants import KINDS, Mutant, mutants
-from workbench.task import Probe, Task
 from workbench.types import Example, Frozen, Outcome, Split, Verdict
 
 if TYPE_CHECKING:

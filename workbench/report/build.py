@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import Config
+from workbench.declaration import Task
 from workbench.machine import cores
 from workbench.models import CATALOGUE
 from workbench.provenance import licence_of
@@ -19,7 +20,6 @@ from workbench.stages.context import read_json, read_jsonl
 from workbench.stages.evaluate import Given
 from workbench.stages.sample import Judgement
 from workbench.stages.shots import parsed
-from workbench.task import Task
 from workbench.types import Example, Row
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "cyllama", "dspy", "openai")
@@ -49,6 +49,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         metrics=tuple(results["metrics"]),
         entrants=tuple(_entrant(item) for item in results["entrants"]),
         versus=_versus(results),
+        leaks=_leaks(task, results, art),
         funnel=_funnel(funnel, selected),
         rejections=(*_rejections(judged), *_drops(selected)),
         train_curve=_train_curve(art["train"]),
@@ -199,18 +200,10 @@ def _quants(export: dict[str, Any]) -> tuple[m.Quant, ...]:
 
 def _mistakes(task: Task, results: dict[str, Any], art: dict[str, Path]) -> tuple[m.Mistake, ...]:
     """Rows the shipped file got wrong; those that the teacher got right come first."""
-    given: dict[str, dict[str, str]] = defaultdict(dict)
-    for item in read_jsonl(art["evaluate"] / "answers.jsonl", Given):
-        given[item.example][item.entrant] = item.text
-    examples = {e.id: e for e in _examples(art)}
-
-    def right(text: str | None, target: Any) -> bool:
-        return text is not None and task.output.tally(parsed(task.output, text), target)["exact"][0] == 1.0
-
     found = []
-    for key, texts in given.items():
-        example, shipped = examples[key], texts.get(results["chosen"])
-        if shipped is None or right(shipped, example.target):
+    for example, texts in _given(art):
+        shipped = texts.get(results["chosen"])
+        if shipped is None or _right(task, shipped, example):
             continue
         found.append(
             m.Mistake(
@@ -218,10 +211,41 @@ def _mistakes(task: Task, results: dict[str, Any], art: dict[str, Path]) -> tupl
                 target=task.output.dump(example.target),
                 shipped=shipped,
                 teacher=texts.get("teacher"),
-                teacher_right=right(texts.get("teacher"), example.target),
+                teacher_right=_right(task, texts.get("teacher"), example),
             )
         )
     return tuple(sorted(found, key=lambda mistake: not mistake.teacher_right)[:MISTAKES])
+
+
+def _leaks(task: Task, results: dict[str, Any], art: dict[str, Path]) -> str:
+    """Exact match with and without the test rows that a row offered for training was too like; none of those went in."""
+    leaks = read_json(art["select"] / "leaks.json")
+    given = _given(art)
+    clean = [(example, texts) for example, texts in given if example.id not in leaks]
+    if len(clean) == len(given) or not clean:
+        return ""
+
+    def exact(entrant: str) -> str:
+        right = sum(_right(task, texts.get(entrant), example) for example, texts in clean)
+        return f"{100 * right / len(clean):.1f}"
+
+    return (
+        f"Rows too like {len(given) - len(clean)} of the {len(given)} test rows were offered for training and kept out. "
+        f"Without these test rows: shipped file {exact(results['chosen'])} % exact, teacher {exact('teacher')} %."
+    )
+
+
+def _given(art: dict[str, Path]) -> list[tuple[Example, dict[str, str]]]:
+    """Each test row that was asked, with every entrant's answer."""
+    given: dict[str, dict[str, str]] = defaultdict(dict)
+    for item in read_jsonl(art["evaluate"] / "answers.jsonl", Given):
+        given[item.example][item.entrant] = item.text
+    examples = {example.id: example for example in _examples(art)}
+    return [(examples[key], texts) for key, texts in given.items()]
+
+
+def _right(task: Task, text: str | None, example: Example) -> bool:
+    return text is not None and task.output.tally(parsed(task.output, text), example.target)["exact"][0] == 1.0
 
 
 def _examples(art: dict[str, Path]) -> list[Example]:

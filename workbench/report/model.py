@@ -163,6 +163,7 @@ class Report(Frozen):
     metrics: tuple[str, ...] = Field(min_length=1, description="in the order of the columns; the first decides")
     entrants: tuple[Entrant, ...] = ()
     versus: Versus | None = None
+    leaks: str = Field(default="", description="the scores without the held-out rows that training might have met")
 
     funnel: tuple[Step, ...] = ()
     rejections: tuple[Rejection, ...] = ()

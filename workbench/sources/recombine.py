@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from workbench.declaration import Task
 from workbench.digest import digest
 from workbench.outputs import Output, ParseError, Slot
 from workbench.sources.values import Pools, drawn, everywhere, fits, number_span, pools_of, spans
-from workbench.task import Task
 from workbench.types import Example
 
 JOINTS = (" and ", " then ", ", ", ". ", " and then ", ", also ", " and also ", ". oh and ", ", and ", " plus ")

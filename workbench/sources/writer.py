@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from workbench.declaration import Task
 from workbench.outputs import ParseError
 from workbench.sources.values import is_code, pools_of
-from workbench.task import Task
 from workbench.teachers.prompts import Program, by_group
 from workbench.types import Example, Message
 

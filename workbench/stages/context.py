@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from workbench.config import Config
+from workbench.declaration import Task
 from workbench.errors import StoreError
 from workbench.ledger import Ledger
-from workbench.task import Task
 from workbench.types import Example
 
 M = TypeVar("M", bound=BaseModel)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from workbench.config import Config
+from workbench.declaration import Task
 from workbench.ledger import Ledger
 from workbench.scoring import ratio
 from workbench.sources.values import holds_free_text
 from workbench.sources.writer import ANSWERS_A_CALL, VALUES_A_CALL, AnswerWriter, InputWriter, ValueWriter
 from workbench.stages.shots import answers, asker_for, label_all, tried
-from workbench.task import Task
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Message

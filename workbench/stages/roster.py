@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from statistics import median
 
 from workbench.config import Config
+from workbench.declaration import Task
 from workbench.judge import judge_cheap
 from workbench.ledger import Ledger
 from workbench.scoring import Score
 from workbench.stages.shots import answers, asker_for, label_all, parsed, score_replies
-from workbench.task import Task
 from workbench.teachers.build import build_teacher, known_as
 from workbench.teachers.prompts import Labeler
 from workbench.types import Frozen

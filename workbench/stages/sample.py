@@ -15,13 +15,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from workbench.declaration import Task
 from workbench.errors import TeacherError
 from workbench.judge import judge
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context, jsonl, read_json, write_json
 from workbench.stages.shots import asker_for, label_request
 from workbench.stages.wishes import Wish, Wishes, corpus_wishes, forward_wishes, inverse_wishes
-from workbench.task import Task
 from workbench.teachers.asker import Asker, Limits
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler

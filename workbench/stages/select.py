@@ -5,15 +5,15 @@ from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
 from typing import NamedTuple
 
+from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.judge import judge_cheap
 from workbench.scoring import shuffled
 from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
-from workbench.stages.gate import Inputs, held_out, text_of
+from workbench.stages.gate import HeldOut, Inputs, Way, text_of
 from workbench.stages.sample import Judgement
-from workbench.task import Task
 from workbench.types import Example, Row, Verdict
 
 CASES = 3  # of each reason for dropping; what the report shows
@@ -32,7 +32,8 @@ class Proposal(NamedTuple):
 
 
 def run(context: Context) -> None:
-    """Writes rows.jsonl (the shard) and funnel.json. Raises DataError where nothing is left."""
+    """Writes rows.jsonl (the shard), funnel.json, and leaks.json (the held-out rows that something offered was too like).
+    Raises DataError where nothing is left."""
     config = context.config.select
     seeds = context.examples("seed")
     judgements = list(read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement))
@@ -51,9 +52,9 @@ def run(context: Context) -> None:
         if item.verdict.outcome == "pass"
     ]
     passed = _sure(passed, config.doubtful, dropped)
-    gate = Gate(context, config.leak, dropped)
+    gate = Gate(HeldOut(context, config.leak, config.leak_words), dropped)
     judged = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
-    human = [proposal for proposal in judged if _passes(proposal, dropped)]
+    human = [proposal for proposal in gate.let_in(judged) if _passes(proposal, dropped)]
     taught = list(_distinct(gate.let_in(passed), config.near_duplicate, dropped))
     mixed: list[Proposal] = []
     if "recombine" in context.task.sources and config.recombine:
@@ -85,6 +86,7 @@ def run(context: Context) -> None:
         "dropped_cases": dropped.cases,
     }
     write_json(context.out / "funnel.json", funnel)
+    write_json(context.out / "leaks.json", gate.leaks)
     context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
 
 
@@ -113,20 +115,21 @@ class Dropped:
 
 
 class Gate:
-    """Keeps out what is too like a dev or test input."""
+    """Keeps out what is too like a dev or test row. `leaks` are the held-out rows that it met, with the ways they were met in."""
 
-    def __init__(self, context: Context, threshold: float, dropped: Dropped) -> None:
-        self.dropped = dropped
-        self.held_out = held_out(context, threshold)
+    def __init__(self, held_out: HeldOut, dropped: Dropped) -> None:
+        self.held_out, self.dropped = held_out, dropped
+        self.leaks: dict[str, list[Way]] = {}
 
     def let_in(self, proposals: Sequence[Proposal]) -> Iterator[Proposal]:
         for proposal in proposals:
             like = self.held_out.like(proposal.example)
             if like is None:
                 yield proposal
-            else:
-                split, row = like.split()
-                self.dropped.add(f"like a {split} row", proposal, f"too like the {split} row {row[:8]}")
+                continue
+            ways = self.leaks.setdefault(like.row, [])
+            ways += [like.way] if like.way not in ways else []
+            self.dropped.add(f"like a {like.split} row ({like.way})", proposal, like.said)
 
 
 def _distinct(proposals: Iterator[Proposal], threshold: float, dropped: Dropped) -> Iterator[Proposal]:

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from workbench.declaration import Task
 from workbench.errors import TeacherError
 from workbench.judge import judge_cheap
 from workbench.outputs.base import fold
 from workbench.sources.values import Pools, fits, holds_free_text, pools_of, spans
 from workbench.sources.writer import ANSWERS_A_CALL, VALUES_A_CALL, AnswerWriter, ValueWriter
 from workbench.stages.context import Context, write_json
-from workbench.task import Task
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Message, Request
 

@@ -3,9 +3,9 @@
 from time import monotonic
 
 from workbench import models
+from workbench.declaration import Task
 from workbench.stages.context import Context, read_jsonl
 from workbench.students.settings import Pair, Progress
-from workbench.task import Task
 from workbench.types import Example, Row
 
 TELL_EVERY_S = 15.0

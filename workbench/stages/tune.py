@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from workbench.config import Config
+from workbench.declaration import Task
 from workbench.errors import ConfigError, TeacherError
 from workbench.judge import judge_cheap
 from workbench.ledger import Ledger
 from workbench.scoring import Paired, Score, mcnemar, shuffled
 from workbench.stages.shots import answers, asker_for, label_all, right, score_replies
-from workbench.task import Task
 from workbench.teachers.asker import Asker, Limits
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler, Program, input_text, label_instructions, plain_adapter

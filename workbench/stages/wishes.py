@@ -11,13 +11,14 @@ from workbench.outputs.base import fold
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
-from workbench.stages.gate import held_out
+from workbench.stages.gate import HeldOut
 from workbench.stages.stock import new_answers, read_all, value_pools
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
 
 JOINED = 0.1  # share of the answers that two are joined to
 TOO_LIKE = 0.8  # a held-out input, by Jaccard similarity, to be shown to a teacher
+IN_COMMON = 8  # words one after another, the same
 
 
 class Wish(NamedTuple):
@@ -113,7 +114,7 @@ async def corpus_wishes(
 def _unlabelled(
     context: Context, corpus: Sequence[Example], order: Sequence[int], known: Container[str]
 ) -> Iterator[Wish]:
-    gate = held_out(context, TOO_LIKE)
+    gate = HeldOut(context, TOO_LIKE, IN_COMMON)
     kept_back = 0
     for place in order:
         example = corpus[place]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.config import ShotsConfig
+from workbench.declaration import Task
 from workbench.errors import ConfigError
 from workbench.outputs import Output
 from workbench.scoring import shuffled
-from workbench.task import Task
 from workbench.types import Example, Message
 
 KNOWN = 64  # few-shot blocks whose messages are kept
