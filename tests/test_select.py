@@ -96,7 +96,7 @@ def test_a_passage_may_go_in_where_the_task_says_so(task: Task, tmp_path: Path) 
 
 def test_a_long_value_of_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
     answer = [calling("The man who mends the boiler")]
-    rows, funnel = selected(lengthened(task, tmp_path), tmp_path, [
+    _, funnel = selected(lengthened(task, tmp_path), tmp_path, [
         passed(task, "the man who mends the boiler, dial him", answer),
         passed(task, "the man with the boiler, dial him", [calling("man with the boiler"), opening("boiler")]),
     ])  # fmt: skip
@@ -162,6 +162,32 @@ def test_a_seed_that_its_own_validators_refuse_stays_out(task: Task, tmp_path: P
     rows, funnel = selected(task, tmp_path, [])
     assert len(rows) == 12
     assert funnel["dropped"] == {"human: grounded": 1}
+
+
+def told(task: Task, text: str, answer: list[dict[str, object]], logprob: float | None) -> Judgement:
+    found = passed(task, text, answer)
+    return found.model_copy(update={"candidate": found.candidate.model_copy(update={"logprob": logprob})})
+
+
+def test_an_empty_answer_that_the_other_rows_speak_against_stays_out(task: Task, tmp_path: Path) -> None:
+    who = ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon", "Kim", "Lea", "Max", "Ned", "Ola"]
+    calls = [told(task, f"ring {name} on the phone", [calling(name)], -0.1) for name in who]
+    apps = [told(task, f"launch the {name} app", [opening(f"{name} app")], -0.1) for name in who]
+    jokes = [told(task, f"what is the joke about {name}", [], -0.1) for name in who]
+    lost = told(task, "ring Zoe on the phone", [], -0.1)
+    meant = told(task, "ring Yan on the phone", [], None)  # the writer was told to make it so
+    candidates = [*calls, *apps, *jokes, lost, meant]
+    options: dict[str, float] = {"doubtful": 0.0, "near_duplicate": 0.95}
+    rows, funnel = selected(task, tmp_path, candidates, **options)
+    assert funnel["dropped"] == {"empty, against the other rows": 1}
+    cases = funnel["dropped_cases"]
+    assert isinstance(cases, dict)
+    [case] = cases["empty, against the other rows"]
+    assert case["input"] == "ring Zoe on the phone" and ", call_contact 9" in case["reason"]
+    assert {"ring Yan on the phone", "what is the joke about Ann"} <= {row.input["text"] for row in rows}
+    (tmp_path / "all").mkdir()
+    _, funnel = selected(task, tmp_path / "all", candidates, empty_margin=-1, **options)
+    assert funnel["dropped"] == {}
 
 
 def test_no_row_is_left(task: Task, tmp_path: Path) -> None:

@@ -96,13 +96,15 @@ class SampleConfig(Frozen):
 
 class SelectConfig(Frozen):
     """`doubtful`: the share of the teacher's own answers that is left out, those it was least sure of (mean log-probability of
-    a token)."""
+    a token). `empty_margin`: the teacher's empty answer stays where the words of the input, by all other rows, make it likelier
+    than any label by this much (label_noise.py); -1: it always stays."""
 
     doubtful: float = Field(0.15, ge=0, lt=1)
+    empty_margin: float = Field(0.2, ge=-1, le=1)
     recombine: int = Field(1500, ge=0)
     seed_repeats: int = Field(3, ge=1)
-    near_duplicate: float = Field(0.9, gt=0, le=1)  # Jaccard similarity of character 4-grams
-    leak: float = Field(0.8, gt=0, le=1)  # the same, to a dev or test row
+    near_duplicate: float = Field(0.9, gt=0, le=0.95)  # Jaccard similarity of character 4-grams
+    leak: float = Field(0.8, gt=0, le=0.95)  # the same, to a dev or test row
     leak_words: int = Field(8, ge=0)  # in common with a dev or test row, one after another; 0: any number
     seed: int = 0
 

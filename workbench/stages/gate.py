@@ -1,9 +1,9 @@
 """What must not be learned from: rows that are too like a dev or test row, and in which of four ways.
 
-    text      the same words, but for case, blanks and Unicode form
-    words     a run of words in common: what a copied passage leaves in a longer text
-    letters   near duplicates, by MinHash over character 4-grams
-    values    a long value of the answer that is a held-out answer's too: the same message in another request
+text      the same words, but for case, blanks and Unicode form
+words     a run of words in common: what a copied passage leaves in a longer text
+letters   near duplicates, by MinHash over character 4-grams
+values    a long value of the answer that is a held-out answer's too: the same message in another request
 """
 
 import re

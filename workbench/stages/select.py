@@ -8,6 +8,7 @@ from typing import NamedTuple
 from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.judge import judge_cheap
+from workbench.label_noise import doubts
 from workbench.scoring import shuffled
 from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
@@ -16,6 +17,8 @@ from workbench.stages.gate import HeldOut, Inputs, Way, text_of
 from workbench.stages.sample import Judgement
 from workbench.types import Example, Row, Verdict
 
+EMPTY = frozenset({"nothing"})  # the label of an answer that has none
+REPEATS = 3  # of a row without values, at most: what comes too often is learned by heart
 CASES = 3  # of each reason for dropping; what the report shows
 
 
@@ -52,6 +55,7 @@ def run(context: Context) -> None:
         if item.verdict.outcome == "pass"
     ]
     passed = _sure(passed, config.doubtful, dropped)
+    passed = _spoken_for(context.task, seeds, passed, config.empty_margin, dropped)
     gate = Gate(HeldOut(context, config.leak, config.leak_words), dropped)
     judged = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
     human = [proposal for proposal in gate.let_in(judged) if _passes(proposal, dropped)]
@@ -115,7 +119,7 @@ class Dropped:
 
 
 class Gate:
-    """Keeps out what is too like a dev or test row. `leaks` are the held-out rows that it met, with the ways they were met in."""
+    """Keeps out what is too like a dev or test row. `leaks`: the held-out rows that it met, with the ways they were met in."""
 
     def __init__(self, held_out: HeldOut, dropped: Dropped) -> None:
         self.held_out, self.dropped = held_out, dropped
@@ -172,18 +176,37 @@ def _sure(proposals: Sequence[Proposal], doubtful: float, dropped: Dropped) -> l
     return kept
 
 
+def _spoken_for(
+    task: Task, seeds: Sequence[Example], proposals: Sequence[Proposal], margin: float, dropped: Dropped
+) -> list[Proposal]:
+    """Without the teacher's own empty answers that the other rows speak against."""
+    rows = [*seeds, *(proposal.example for proposal in proposals)]
+    labels = [frozenset(task.output.labels(row.target)) or EMPTY for row in rows]
+    found = doubts([text_of(task, row) for row in rows], labels, *EMPTY, margin) if margin > -1 else []
+    against = {doubt.place - len(seeds): doubt for doubt in found}
+    kept = []
+    for place, proposal in enumerate(proposals):
+        doubt = against.get(place)
+        if doubt is None or proposal.logprob is None:  # that it was to be empty is no guess of the teacher's
+            kept.append(proposal)
+        else:
+            said = f"an empty answer is {doubt.sure:.0%} likely by the other rows, {doubt.other} {doubt.likely:.0%}"
+            dropped.add("empty, against the other rows", proposal, said)
+    return kept
+
+
 def _still(
     context: Context, human: Sequence[Proposal], taught: Sequence[Proposal], kept: Sequence[Proposal]
 ) -> list[Proposal]:
-    """Rows without a value to exchange, once more and again, until their share is that among the human rows: recombination
-    makes none of them, and what is rare in the shard is not learned."""
+    """Rows without a value to exchange, once more and again, until their share is that among the human rows, or each of
+    them has come REPEATS times: recombination makes none of them, and what is rare in the shard is not learned."""
 
     def still(proposals: Sequence[Proposal]) -> list[Proposal]:
         return [proposal for proposal in proposals if not context.task.output.slots(proposal.example.target)]
 
     share, stock = len(still(human)) / max(1, len(human)), [*still(human), *still(taught)]
     short = round((share * len(kept) - len(still(kept))) / (1 - share)) if share < 1 else 0
-    return list(islice(cycle(stock), max(0, short))) if stock else []
+    return list(islice(cycle(stock), min(max(0, short), REPEATS * len(stock))))
 
 
 def _repeated(proposals: Sequence[Proposal], times: int) -> list[Proposal]:
