@@ -31,6 +31,7 @@ def doubts(texts: Sequence[str], labels: Sequence[frozenset[str]], asked: str, m
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.pipeline import make_union
+    from threadpoolctl import threadpool_limits
 
     names = sorted({name for row in labels for name in row})
     told = {name: np.array([name in row for row in labels]) for name in names}
@@ -41,12 +42,13 @@ def doubts(texts: Sequence[str], labels: Sequence[frozenset[str]], asked: str, m
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     features: Any = make_union(words, letters).fit_transform(texts)
     folds = KFold(FOLDS, shuffle=True, random_state=0)
-    likely = {
-        name: cross_val_predict(
-            LogisticRegression(C=10.0, max_iter=300), features, told[name], cv=folds, method="predict_proba"
-        )[:, 1]
-        for name in names
-    }
+    with threadpool_limits(1):  # the vectors are short: several threads take four times as long
+        likely = {
+            name: cross_val_predict(
+                LogisticRegression(C=10.0, max_iter=300), features, told[name], cv=folds, method="predict_proba"
+            )[:, 1]
+            for name in names
+        }
     others = [name for name in names if name != asked]
     found = []
     for place in np.flatnonzero(told[asked]):
