@@ -6,6 +6,9 @@ TASK ?= phone_actions
 PROFILE ?= quick
 LINKED := $(CURDIR)/build/linked
 
+# without bytecode every start would compile pydantic and torch anew, and there are many starts in a test run
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: install run test check linked lock clean
 
 install: $(VENV)/.installed

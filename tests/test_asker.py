@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import sqlite3
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -194,6 +196,30 @@ def test_the_budgets_of_tokens_money_and_minutes(server: TeacherServer, ledger: 
 
     asking(server.base_url, ledger, late, limits=Limits(minutes=0))
     assert server.count == 2, "what work done before rests on may come late"
+
+
+def test_minutes_of_an_earlier_run_count(ledger: Ledger) -> None:
+    """Three calls, two of them side by side, took three minutes. Found again they take none, and leave none of three."""
+    now = datetime.now(UTC)
+    for name, ended_ago, seconds in (("a", 600, 120.0), ("b", 600, 90.0), ("c", 60, 59.0)):
+        asked = question(name)
+        ledger.put(ledger.key("toy", asked), "toy", asked, Reply(text=name, seconds=seconds))
+        created = (now - timedelta(seconds=ended_ago)).isoformat(timespec="milliseconds")
+        with sqlite3.connect(ledger.path) as db:
+            db.execute("UPDATE calls SET created = ? WHERE key = ?", (created, ledger.key("toy", asked)))
+
+    async def again(limits: Limits) -> Asker:
+        asker = Asker(Scripted(lambda _: "new", "toy"), ledger, limits=limits)
+        for name in "abc":
+            assert (await asker.ask(question(name)))[1].text == name
+        return asker
+
+    asker = asyncio.run(again(Limits(minutes=3)))
+    assert asker.spent.minutes == pytest.approx(3, abs=0.1)
+    with pytest.raises(TeacherError, match="budget of 3 minutes is spent"):
+        asyncio.run(asker.ask(question("new")))
+    asker = asyncio.run(again(Limits(minutes=1)))
+    assert asker.spent.calls == 3, "what is there is given though the minutes are up"
 
 
 class Random(Scripted):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from workbench import Calls, Record
-from workbench.scoring import mcnemar, median, shuffled, table_of
+from workbench.scoring import mcnemar, median, shuffled, table_of, wilson
 
 
 class OpenApp(BaseModel):
@@ -153,3 +153,17 @@ def test_small_helpers() -> None:
     assert (median([]), median([3, 1, 2]), median([1, 2])) == (0.0, 2, 1.5)
     assert shuffled(range(9), 1) == shuffled(range(9), 1) != shuffled(range(9), 2)
     assert sorted(shuffled("abc", 0)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 7), (1, 3), (15, 47), (80, 80)])
+def test_wilson_is_scipys(count: int, total: int) -> None:
+    from scipy.stats import binomtest
+
+    found = wilson(count, total)
+    theirs = binomtest(count, total).proportion_ci(method="wilson")
+    assert (found.low, found.high) == (pytest.approx(100 * theirs.low), pytest.approx(100 * theirs.high))
+    assert found.value == pytest.approx(100 * count / total)
+
+
+def test_of_no_rows_all_is_possible() -> None:
+    assert wilson(0, 0) == (0, 0, 100)

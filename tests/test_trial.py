@@ -4,6 +4,7 @@ import io
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ from rich.console import Console
 from workbench.validators import equivalent, grounded, parses, round_trip, schema, simple
 
 from workbench import Calls, Data, Judged, Probe, Prompt, Record, Task, accept, registry, reject
+from workbench.checked import gate
 from workbench.declaration import DearValidator, Validator
+from workbench.errors import TaskError
 from workbench.judge import judge_cheap
 from workbench.mutants import KINDS, mutants
 from workbench.outputs import ParseError
@@ -245,3 +248,46 @@ def test_an_empty_answer_has_mutants_too(tmp_path: Path) -> None:
 def test_print_takes_no_markup_from_data(tmp_path: Path) -> None:
     rows = {"test.jsonl": [("[bold]mute[/] it [/nothing]", [ABBA])]}
     assert "[bold]mute[/] it [/nothing]" in printed(try_task(made(tmp_path, rows=rows)))
+
+
+CHECKED: list[tuple[str, list[Any], bool]] = [
+    ("put on Waterloo", [{"name": "play_song", "arguments": {"title": "Waterloo"}}], True),
+    ("hush the attic, would you", [{"name": "mute", "arguments": {"room": "attic"}}], True),
+    ("put on Waterloo", [{"name": "play_song", "arguments": {"title": "Fernando"}}], False),  # not said
+    ("no Abba in the hall", [ABBA], False),  # not said
+    ("no Waterloo in the hall", [{"name": "play_song", "arguments": {"title": "Waterloo"}}], False),  # let by
+]
+
+
+def checked(root: Path, lets_by: float, rows: list[tuple[str, list[Any], bool]] = CHECKED) -> Task:
+    lines = [json.dumps({"input": {"text": t}, "text": json.dumps(a), "right": r}) for t, a, r in rows]
+    task = made(root)
+    (root / "checked.jsonl").write_text("\n".join(lines))
+    return replace(task, lets_by=lets_by)
+
+
+def test_answers_checked_by_a_person(tmp_path: Path) -> None:
+    trial = try_task(checked(tmp_path, 40))
+    assert trial.ok
+    assert trial.standing is not None
+    assert (trial.standing.wrong, trial.standing.let_by) == (3, 1)
+    assert (trial.standing.right, trial.standing.refused) == (2, 0)
+    assert "1 of 3 wrong answers let by (33 %, 95 % interval 6 to 79), 0 of 2 right ones refused" in printed(trial)
+    gate(checked(tmp_path, 40))
+
+
+def test_validators_that_let_by_more_than_they_declare(tmp_path: Path) -> None:
+    task = checked(tmp_path, 30)
+    with pytest.raises(TaskError, match=r"let by 1 of 3 wrong answers .* \(33 %\), the task allows 30 %"):
+        gate(task)
+    [problem] = try_task(task).problems
+    assert (problem.where, problem.outcome) == ("checked", "fail")
+    assert "the task allows 30 %" in problem.reason
+
+
+def test_a_checked_row_that_is_none(tmp_path: Path) -> None:
+    task = checked(tmp_path, 100)
+    with (tmp_path / "checked.jsonl").open("a") as handle:
+        handle.write('\n{"input": {"text": "x"}, "right": true}')
+    [problem] = try_task(task).problems
+    assert problem.where == "checked" and "row 6: 'text' is missing" in problem.reason

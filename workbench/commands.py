@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 from pydantic import ValidationError
 
-from workbench import models, pipeline, plan, prices, provenance, registry, terms
+from workbench import checked, models, pipeline, plan, prices, provenance, registry, terms
 from workbench.config import Config, load_config
 from workbench.declaration import Task
 from workbench.edge.quantizer import QUANTS
@@ -52,6 +52,7 @@ def run(
         for done in pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing):
             print(f"{done.stage.name:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
         return
+    checked.gate(task)
     with RunLock(root):
         _run(task, config, project, until, force, _terms(config, project, until, accept))
 

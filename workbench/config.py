@@ -174,10 +174,10 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "full": {
         "shots": {"rows": 24},
-        "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 18.0},
+        "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 16.0},
         "select": {"recombine": 2000},
-        "train": {"max_minutes": 20.0, "epochs": 6.0},
-        "evaluate": {"base_rows": 20, "timed": 9},
+        "train": {"max_minutes": 17.0, "epochs": 6.0},
+        "evaluate": {"base_rows": 20, "timed": 5},
     },
 }
 

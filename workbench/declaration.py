@@ -60,7 +60,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Data:
-    """Three JSONL files in one folder; a fourth, `corpus`, for tasks with that source: inputs without a target.
+    """Three JSONL files in one folder; a fourth, `corpus`, for tasks with that source: inputs without a target; and where there
+    is a fifth, `checked`: answers (`input`, `text`) that a person found `right` or not, for the validators to stand trial on.
 
     `read` turns a raw row into `{"input": ..., "target": ...}` (default: as it is).
     """
@@ -71,6 +72,7 @@ class Data:
         default_factory=lambda: {"seed": "seeds.jsonl", "dev": "dev.jsonl", "test": "test.jsonl"}
     )
     corpus: str = "corpus.jsonl"
+    checked: str = "checked.jsonl"
 
     @classmethod
     def folder(cls, path: str | Path, read: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> "Data":
@@ -127,7 +129,8 @@ def reject(input: dict[str, Any], text: str, *, by: str) -> Probe:
 
 @dataclass(frozen=True)
 class Task:
-    """One narrow job. A teacher whose exact match on dev is below `floor` percent is refused."""
+    """One narrow job. A teacher whose exact match on dev is below `floor` percent is refused; so are validators that together
+    let through more than `lets_by` percent of the wrong answers in the checked sample."""
 
     prompt: Prompt
     data: Data
@@ -136,6 +139,7 @@ class Task:
     probes: Sequence[Probe] = ()
     styles: Sequence[str] = ()
     floor: float = 0.0
+    lets_by: float = 100.0
     name: str = ""
     title: str = ""
     version: int = 1
@@ -194,6 +198,22 @@ class Task:
                 seen.add(name)
                 places.append(place)
         return Corpus(self.data.root / self.data.corpus, places, lambda raw: made(self._raw(raw)))
+
+    def checked(self) -> list[tuple[Example, str, bool]]:
+        """Inputs, answers to them as a teacher gave them, and whether a person found them right. Raises DataError with file
+        and row; empty where there is no such file."""
+        if not (self.data.root / self.data.checked).is_file():
+            return []
+        found = []
+        for number, _, row in _jsonl(self.data.root / self.data.checked):
+            try:
+                found.append((self.example(self._raw(row)["input"], split="new"), str(row["text"]), bool(row["right"])))
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"{self.data.root / self.data.checked}, row {number}: {_short(error)}",
+                    "a row has `input`, `text` and `right`",
+                ) from None
+        return found
 
     def _read(self, name: str, made: Callable[[dict[str, Any]], Example], holds: str) -> list[Example]:
         """One example a line, the first of those that are the same."""

@@ -1,6 +1,7 @@
 """Validators stand trial, without a model: what do they say of answers known to be right, and known to be wrong?
 
     rows      every human row parses, and every cheap validator passes its target
+    checked   a teacher's answers that a person found right or wrong: how many are judged otherwise (checked.py)
     probes    the author's own cases go as the author said
     mutants   right answers made wrong in one place (mutants.py): how many does each validator let through?
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from workbench.checked import Standing, standing, too_much
 from workbench.declaration import Probe, Task
 from workbench.errors import DataError
 from workbench.judge import judge_cheap, read
@@ -26,6 +28,7 @@ from workbench.types import Example, Frozen, Outcome, Split, Verdict
 if TYPE_CHECKING:
     from rich.console import Console
 
+NONE = "–"
 SPLITS: tuple[Split, ...] = ("seed", "dev", "test")
 MUTATED: tuple[Split, ...] = ("seed", "dev")  # the test rows are for the end; reading them here would tune to them
 
@@ -66,6 +69,7 @@ class Trial(Frozen):
     dear: tuple[str, ...]
     needs_target: tuple[str, ...]
     lines: tuple[Line, ...]
+    standing: Standing | None = None
 
     @property
     def ok(self) -> bool:
@@ -78,6 +82,7 @@ def try_task(task: Task) -> Trial:
     rows = {split: _read(partial(task.examples, split), split, problems) for split in SPLITS}
     unlabelled = _read(task.corpus, "corpus", problems) if "corpus" in task.sources else []
     problems += _in_two_splits(rows)
+    stand = _standing(task, problems)
     good = [row for split in SPLITS for row in rows[split] if _target_passes(task, row, problems) and split in MUTATED]
     for number, probe in enumerate(task.probes, 1):
         problem = _probe(task, number, probe)
@@ -92,7 +97,19 @@ def try_task(task: Task) -> Trial:
         dear=tuple(validator.name for validator in task.dear),
         needs_target=needs_target,
         lines=lines,
+        standing=stand,
     )
+
+
+def _standing(task: Task, problems: list[Problem]) -> Standing | None:
+    try:
+        found = standing(task)
+    except DataError as error:
+        problems.append(Problem(where="checked", input="", validator="data", outcome="fail", reason=str(error)))
+        return None
+    if why := too_much(task, found):
+        problems.append(Problem(where="checked", input="", validator="data", outcome="fail", reason=why))
+    return found
 
 
 def _read(rows: Callable[[], Sequence[Example]], where: str, problems: list[Problem]) -> Sequence[Example]:
@@ -214,18 +231,22 @@ def print_trial(trial: Trial, console: "Console", limit: int = 20) -> None:
         console.print(Text.assemble((f"  {problem.where}: ", "red"), said, told, problem.reason))
     if len(trial.problems) > limit:
         console.print(Text(f"  ... and {len(trial.problems) - limit} more"))
+    if trial.standing is not None:
+        console.print(Text(f"  {_stood(trial.standing)}"))
     if not trial.lines:
         return
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    grid.add_column(Text("right answers made wrong: let through"), no_wrap=True)
+    grid.add_column(Text("made wrong by"), no_wrap=True)
     for name in (*trial.validators, "together"):
-        grid.add_column(Text(name), justify="right", no_wrap=True)
+        grid.add_column(Text(name), justify="right", overflow="fold")
     for number, line in enumerate((*trial.lines, _sum(trial.lines)), 1):
-        cells = (_share(cell) for cell in line.alone)
-        last = Text(_share(line.together), style="bold yellow" if line.together.passed else "bold green")
+        cells = (f"{100 * cell.passed / cell.total:.0f}" if cell.total else NONE for cell in line.alone)
+        of = line.together
+        last = Text(f"{of.passed}/{of.total}" if of.total else NONE, style="bold yellow" if of.passed else "bold green")
         grid.add_row(Text(line.kind), *map(Text, cells), last, end_section=number == len(trial.lines))
     console.print(grid)
-    notes = ["together: one after the other with the target hidden, as a teacher's own answers are judged"]
+    notes = ["right answers made wrong in one place: percent that each validator alone lets through"]
+    notes += ["together: one after the other with the target hidden, as a teacher's own answers are judged"]
     if trial.needs_target:
         notes.append(f"{', '.join(trial.needs_target)}: refuses less, or nothing, where no target is known")
     if trial.dear:
@@ -244,5 +265,10 @@ def _sum(lines: tuple[Line, ...]) -> Line:
     )
 
 
-def _share(cell: Cell) -> str:
-    return f"{cell.passed}/{cell.total}" if cell.total else "–"
+def _stood(found: Standing) -> str:
+    by, no = found.false_accepts, found.false_rejects
+    return (
+        f"checked by eye: {found.let_by} of {found.wrong} wrong answers let by "
+        f"({by.value:.0f} %, 95 % interval {by.low:.0f} to {by.high:.0f}), "
+        f"{found.refused} of {found.right} right ones refused ({no.value:.0f} %, {no.low:.0f} to {no.high:.0f})"
+    )

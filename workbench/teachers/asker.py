@@ -1,10 +1,11 @@
 """Between the stages and a teacher: the ledger first, then the budget, then the wire.
 
 A question found in the ledger is not sent. Two askers of the same question at once share one call. Every reply is in the
-ledger before anyone sees it. Budgets of calls, tokens and money count what the work rests on, paid now or earlier.
+ledger before anyone sees it. Budgets count what the work rests on, paid now or earlier: calls, tokens, money, and the minutes
+in which any of its calls was under way. What is in the ledger is given though the minutes are up: it takes none.
 
-Not guaranteed: where a budget ends the work. Minutes are this process's own, and calls side by side end in any order: a run
-that was killed and goes on may then stop at another wish than one that was not. Without a budget's end both give one shard.
+Not guaranteed: where a budget ends the work. Calls side by side end in any order: a run that was killed and goes on may then
+stop at another wish than one that was not. Without a budget's end both give one shard.
 """
 
 import asyncio
@@ -42,6 +43,11 @@ class Spent:
     money: float = 0.0
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
+    earlier: set[int] = field(default_factory=set)  # the seconds of calls that were made before
+
+    @property
+    def minutes(self) -> float:
+        return (len(self.earlier) + time.monotonic() - self.started) / 60
 
     def over(self, limits: Limits, *, late: bool = False) -> str:
         """Which limit is passed, in words; empty while none is. `calls` holds the one that asks, so it may reach its limit;
@@ -52,7 +58,7 @@ class Spent:
             return f"the budget of {limits.tokens} tokens is spent"
         if self.money > 0 and self.money >= limits.money:
             return f"the budget of {limits.money:g} in money is spent"
-        if not late and time.monotonic() - self.started >= limits.minutes * 60:
+        if not late and self.minutes >= limits.minutes:
             return f"the budget of {limits.minutes:g} minutes is spent"
         return ""
 
@@ -81,6 +87,7 @@ class Asker:
         self.concurrency = concurrency
         self.pace = pace or Pace(concurrency)
         self._dead_after = max(DEAD_AFTER, 3 * concurrency)
+        self._began = int(time.time())  # since then the clock of this process counts
         self._counted: set[str] = set()
         self._late: set[str] = set()
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
@@ -99,10 +106,11 @@ class Asker:
         self._counted.add(key)
         self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
         try:
-            self.check_budget(key)
             known = self.ledger.get(key)
+            self.check_budget(key, late=known is not None)
             if known is not None:
                 self._count(known)
+                self.spent.earlier.update(second for second in self.ledger.taken(key) if second < self._began)
                 return key, known
             return key, await self._answer(key, request)
         except BaseException:
@@ -124,8 +132,8 @@ class Asker:
             task.add_done_callback(lambda _: self._under_way.pop(key, None))
         return await asyncio.shield(task)
 
-    def check_budget(self, key: str) -> None:
-        reached = self.spent.over(self.limits, late=key in self._late)
+    def check_budget(self, key: str, *, late: bool = False) -> None:
+        reached = self.spent.over(self.limits, late=late or key in self._late)
         if reached:
             self.ended = reached
             raise TeacherError(reached, "raise sample.max_calls, max_tokens, max_money or max_minutes", kind="budget")
@@ -135,7 +143,7 @@ class Asker:
         is not paid for. What is under way at an API is waited for."""
         if self.teacher.records or not self.teacher.at_once or key in self._late:
             return None
-        return max(0.0, self.limits.minutes * 60 - (time.monotonic() - self.spent.started))
+        return max(0.0, 60 * (self.limits.minutes - self.spent.minutes))
 
     async def _send(self, key: str, request: Request) -> Reply:
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
