@@ -1,4 +1,4 @@
-"""What the validators say of answers that a person has checked: how many wrong ones they let by, how many right ones they refuse.
+"""What the validators say of answers that a person has checked: how many wrong ones pass, how many right ones do not.
 
 Mutants (trial.py) are wrong in ways that were thought of. A sample of a teacher's own answers, checked by eye and kept with the
 task, is wrong in the ways that teachers are.
@@ -13,7 +13,7 @@ from workbench.scoring import Score, wilson
 
 
 class Standing(NamedTuple):
-    """Counts over the checked sample. `let_by`: wrong answers that passed all cheap validators; `refused`: right ones that did not."""
+    """Counts over the checked sample. `let_by`: wrong ones that pass all cheap validators; `refused`: right ones that do not."""
 
     wrong: int
     let_by: int

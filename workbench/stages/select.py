@@ -17,7 +17,7 @@ from workbench.stages.gate import HeldOut, Inputs, Way, text_of
 from workbench.stages.sample import Judgement
 from workbench.types import Example, Row, Verdict
 
-EMPTY = frozenset({"nothing"})  # the label of an answer that has none
+EMPTY = "nothing"  # the label of an answer that has none
 REPEATS = 3  # of a row without values, at most: what comes too often is learned by heart
 CASES = 3  # of each reason for dropping; what the report shows
 
@@ -181,8 +181,8 @@ def _spoken_for(
 ) -> list[Proposal]:
     """Without the teacher's own empty answers that the other rows speak against."""
     rows = [*seeds, *(proposal.example for proposal in proposals)]
-    labels = [frozenset(task.output.labels(row.target)) or EMPTY for row in rows]
-    found = doubts([text_of(task, row) for row in rows], labels, *EMPTY, margin) if margin > -1 else []
+    labels = [frozenset(task.output.labels(row.target) or [EMPTY]) for row in rows]
+    found = doubts([text_of(task, row) for row in rows], labels, EMPTY, margin) if margin > -1 else []
     against = {doubt.place - len(seeds): doubt for doubt in found}
     kept = []
     for place, proposal in enumerate(proposals):
