@@ -13,7 +13,7 @@ from workbench.scoring import Score, wilson
 
 
 class Standing(NamedTuple):
-    """Counts over the checked sample. `let_by`: wrong ones that pass all cheap validators; `refused`: right ones that do not."""
+    """Over the checked sample: `let_by` of the wrong answers pass all cheap validators, `refused` of the right ones do not."""
 
     wrong: int
     let_by: int
