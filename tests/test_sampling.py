@@ -48,7 +48,7 @@ def test_the_corpus_is_answered_and_held_out_rows_are_not_shown(project: Path) -
         shown = json.dumps(server.requests).casefold()
     assert sorted(asked) == sorted(FRESH), "each once; the round trip finds the answer in the ledger"
     assert not any(text.casefold() in shown for text in HELD)
-    assert "2 inputs of the corpus are too like a dev or test row" in done.stdout
+    assert "what is too like 2 dev or test rows was kept from the teacher" in done.stdout
     rows = {row.input["text"]: row for row in shard(project) if row.source == "corpus"}
     assert set(rows) == set(FRESH)
     assert json.loads(rows[FRESH[0]].completion) == [opening("compass")]

@@ -12,7 +12,8 @@ from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.ledger import Ledger
 from workbench.stages import examples, select
-from workbench.stages.context import Context, read_json, read_jsonl, write_jsonl
+from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
+from workbench.stages.gate import Leaks
 from workbench.stages.sample import Judgement
 from workbench.types import Candidate, Example, Row, Verdict
 
@@ -30,7 +31,7 @@ def passed(task: Task, text: str, answer: list[dict[str, object]], outcome: str 
 
 
 def selected(
-    task: Task, tmp_path: Path, candidates: list[Judgement], **options: object
+    task: Task, tmp_path: Path, candidates: list[Judgement], met: Leaks | None = None, **options: object
 ) -> tuple[list[Row], dict[str, object]]:
     config = Config(select=SelectConfig.model_validate({"recombine": 0, "seed_repeats": 1, **options}))
     said: list[str] = []
@@ -38,6 +39,7 @@ def selected(
         folders = {name: tmp_path / name for name in ("examples", "sample", "select")}
         for folder in folders.values():
             folder.mkdir()
+        write_json(folders["sample"] / "leaks.json", met or {})
         context = Context(task, config, folders, folders["examples"], ledger, tmp_path, said.append)
         examples.run(context)
         write_jsonl(folders["sample"] / "candidates.jsonl", candidates)
@@ -67,51 +69,71 @@ def _leaks(task: Task, tmp_path: Path) -> list[tuple[Example, list[str]]]:
 
 def lengthened(task: Task, folder: Path) -> Task:
     """With a test row that is long enough to be quoted."""
-    row = {"input": {"text": QUOTED}, "target": [calling("the man who mends the boiler")]}
+    row = {"input": {"text": QUOTED}, "target": [calling("old man who mends the boiler")]}
     path = folder / "data" / "test.jsonl"
     path.write_text(path.read_text() + json.dumps(row) + "\n")
     return task
 
 
-QUOTED = "could you get hold of the man who mends the boiler and ask him when he comes round next"
+QUOTED = "could you get hold of the old man who mends the boiler and ask him when he comes round next"
 
 
 def test_a_passage_of_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
     candidates = [
-        passed(lengthened(task, tmp_path), "well, he comes: get hold of the man, who mends the Boiler or what", []),
-        passed(task, "get hold of the man for me", [calling("man")]),  # six words in common
+        passed(lengthened(task, tmp_path), "well, he comes: get hold of the old man, who mends the Boiler or what", []),
+        passed(task, "get hold of the old man for me", [calling("old man")]),  # six words in common
     ]
     rows, funnel = selected(task, tmp_path, candidates)
     assert funnel["dropped"] == {"like a test row (words)": 1}
-    assert [row.input["text"] for row in rows if row.source == "inverse"] == ["get hold of the man for me"]
+    assert [row.input["text"] for row in rows if row.source == "inverse"] == ["get hold of the old man for me"]
     [(row, ways)] = _leaks(task, tmp_path)
     assert (row.input["text"], ways) == (QUOTED, ["words"])
 
 
 def test_a_passage_may_go_in_where_the_task_says_so(task: Task, tmp_path: Path) -> None:
-    text = "well, he comes: get hold of the man, who mends the Boiler or what"
+    text = "well, he comes: get hold of the old man, who mends the Boiler or what"
     rows, funnel = selected(lengthened(task, tmp_path), tmp_path, [passed(task, text, [])], leak_words=0)
     assert (funnel["dropped"], [row.input["text"] for row in rows if row.source == "inverse"]) == ({}, [text])
 
 
 def test_a_long_value_of_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
-    answer = [calling("The man who mends the boiler")]
+    answer = [calling("Old man who mends the boiler")]
     _, funnel = selected(lengthened(task, tmp_path), tmp_path, [
-        passed(task, "the man who mends the boiler, dial him", answer),
+        passed(task, "old man who mends the boiler, dial him", answer),
         passed(task, "the man with the boiler, dial him", [calling("man with the boiler"), opening("boiler")]),
     ])  # fmt: skip
     assert funnel["dropped"] == {"like a test row (values)": 1}
     cases = funnel["dropped_cases"]
     assert isinstance(cases, dict)
-    assert "shares 'the man who mends the boiler' with the test row" in cases["like a test row (values)"][0]["reason"]
+    assert "shares 'old man who mends the boiler' with the test row" in cases["like a test row (values)"][0]["reason"]
+
+
+def test_what_several_held_out_rows_have_in_common_is_anybodys(task: Task, tmp_path: Path) -> None:
+    lengthened(task, tmp_path)
+    row = {"input": {"text": f"{QUOTED} if ever"}, "target": [opening("round")]}
+    path = tmp_path / "data" / "dev.jsonl"
+    path.write_text(path.read_text() + json.dumps(row) + "\n")
+    text = "well, he comes: get hold of the old man, who mends the Boiler or what"
+    rows, funnel = selected(task, tmp_path, [passed(task, text, [])])
+    assert (funnel["dropped"], [row.input["text"] for row in rows if row.source == "inverse"]) == ({}, [text])
+
+
+def test_what_was_kept_from_the_teacher_counts_too(task: Task, tmp_path: Path) -> None:
+    first, second = (row.id for row in task.examples("test")[:2])
+    text = task.examples("test")[0].input["text"]
+    _, funnel = selected(task, tmp_path, [passed(task, f"{text}!!", [])], met={first: ["words"], second: ["letters"]})
+    assert funnel["dropped"] == {"like a test row (text)": 1}
+    assert read_json(tmp_path / "select" / "leaks.json") == {first: ["text", "words"], second: ["letters"]}
 
 
 def test_a_seed_that_is_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
     seeds, text = tmp_path / "data" / "seeds.jsonl", task.examples("test")[0].input["text"]
     row = {"input": {"text": f"{text}!"}, "target": task.examples("test")[0].target}
     seeds.write_text(seeds.read_text() + json.dumps(row) + "\n")
-    rows, funnel = selected(task, tmp_path, [])
-    assert (len(rows), funnel["dropped"]) == (12, {"like a test row (text)": 1})
+    rows, funnel = selected(task, tmp_path, [], recombine=60)
+    assert isinstance(funnel["dropped"], dict) and funnel["dropped"]["like a test row (text)"] == 1
+    assert len({row.id for row in rows if row.source == "human"}) == 12
+    assert not any(text.casefold() in row.input["text"].casefold() for row in rows), "nor is it a part of another"
 
 
 def test_near_duplicates_go_in_once(task: Task, tmp_path: Path) -> None:
@@ -164,25 +186,27 @@ def test_a_seed_that_its_own_validators_refuse_stays_out(task: Task, tmp_path: P
     assert funnel["dropped"] == {"human: grounded": 1}
 
 
-def told(task: Task, text: str, answer: list[dict[str, object]], logprob: float | None) -> Judgement:
+def answered(task: Task, text: str, answer: list[dict[str, object]]) -> Judgement:
+    """By a teacher that tells no log-probabilities, as most APIs."""
     found = passed(task, text, answer)
-    return found.model_copy(update={"candidate": found.candidate.model_copy(update={"logprob": logprob})})
+    example = found.candidate.example.model_copy(update={"source": "corpus"})
+    return found.model_copy(update={"candidate": found.candidate.model_copy(update={"example": example})})
 
 
-def test_an_empty_answer_that_the_other_rows_speak_against_stays_out(task: Task, tmp_path: Path) -> None:
+def test_an_empty_answer_that_the_other_rows_do_not_bear_out_stays_out(task: Task, tmp_path: Path) -> None:
     who = ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Ida", "Jon", "Kim", "Lea", "Max", "Ned", "Ola"]
-    calls = [told(task, f"ring {name} on the phone", [calling(name)], -0.1) for name in who]
-    apps = [told(task, f"launch the {name} app", [opening(f"{name} app")], -0.1) for name in who]
-    jokes = [told(task, f"what is the joke about {name}", [], -0.1) for name in who]
-    lost = told(task, "ring Zoe on the phone", [], -0.1)
-    meant = told(task, "ring Yan on the phone", [], None)  # the writer was told to make it so
+    calls = [answered(task, f"ring {name} on the phone", [calling(name)]) for name in who]
+    apps = [answered(task, f"launch the {name} app", [opening(f"{name} app")]) for name in who]
+    jokes = [answered(task, f"what is the joke about {name}", []) for name in who]
+    lost = answered(task, "ring Zoe on the phone", [])
+    meant = passed(task, "ring Yan on the phone", [])  # the writer was told to make it so
     candidates = [*calls, *apps, *jokes, lost, meant]
-    options: dict[str, float] = {"doubtful": 0.0, "near_duplicate": 0.95}
+    options: dict[str, float] = {"near_duplicate": 0.95}
     rows, funnel = selected(task, tmp_path, candidates, **options)
-    assert funnel["dropped"] == {"empty, against the other rows": 1}
+    assert funnel["dropped"] == {"empty, not borne out by the other rows": 1}
     cases = funnel["dropped_cases"]
     assert isinstance(cases, dict)
-    [case] = cases["empty, against the other rows"]
+    [case] = cases["empty, not borne out by the other rows"]
     assert case["input"] == "ring Zoe on the phone" and ", call_contact 9" in case["reason"]
     assert {"ring Yan on the phone", "what is the joke about Ann"} <= {row.input["text"] for row in rows}
     (tmp_path / "all").mkdir()

@@ -285,9 +285,33 @@ def test_validators_that_let_by_more_than_they_declare(tmp_path: Path) -> None:
     assert "the task allows 30 %" in problem.reason
 
 
-def test_a_checked_row_that_is_none(tmp_path: Path) -> None:
+def test_a_rate_that_was_not_measured_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="nothing was measured"):
+        gate(checked(tmp_path, 30, CHECKED[:2]))
+    (tmp_path / "checked.jsonl").unlink()
+    with pytest.raises(TaskError, match="nothing was measured"):
+        gate(replace(made(tmp_path), lets_by=30))
+    gate(made(tmp_path))
+
+
+def test_a_validator_that_crashes_is_no_good_one(tmp_path: Path) -> None:
+    task = replace(checked(tmp_path, 40), validators=[parses(), simple("crash", crash)])
+    with pytest.raises(TaskError, match="crashed on 5 of the checked answers"):
+        gate(task)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"input": {"text": "x"}, "right": True}, "'text' is missing"),
+        ({"input": {"text": "x"}, "text": [], "right": True}, "`text` is to be text"),
+        ({"input": {"text": "x"}, "text": "[]", "right": "false"}, "`right` true or false"),
+        ({"input": {"words": "x"}, "text": "[]", "right": False}, "text: Field required"),
+    ],
+)
+def test_a_checked_row_that_is_none(tmp_path: Path, row: dict[str, Any], why: str) -> None:
     task = checked(tmp_path, 100)
     with (tmp_path / "checked.jsonl").open("a") as handle:
-        handle.write('\n{"input": {"text": "x"}, "right": true}')
+        handle.write("\n" + json.dumps(row))
     [problem] = try_task(task).problems
-    assert problem.where == "checked" and "row 6: 'text' is missing" in problem.reason
+    assert problem.where == "checked" and "row 6: " in problem.reason and why in problem.reason

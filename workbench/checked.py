@@ -4,6 +4,7 @@ Mutants (trial.py) are wrong in ways that were thought of. A sample of a teacher
 task, is wrong in the ways that teachers are.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 from workbench.declaration import Task
@@ -13,12 +14,14 @@ from workbench.scoring import Score, wilson
 
 
 class Standing(NamedTuple):
-    """Over the checked sample: `let_by` of the wrong answers pass all cheap validators, `refused` of the right ones do not."""
+    """Over the checked sample: `let_by` of the wrong answers pass all cheap validators, `refused` of the right ones do not.
+    Where a validator `crashed` there is no judgement, and the answer is in none of the other counts."""
 
     wrong: int
     let_by: int
     right: int
     refused: int
+    crashed: int
 
     @property
     def false_accepts(self) -> Score:
@@ -31,20 +34,27 @@ class Standing(NamedTuple):
 
 def standing(task: Task) -> Standing | None:
     """None where the task has no checked sample. Raises DataError with file and row."""
-    judged = [(right, judge_cheap(task, row, text).outcome == "pass") for row, text, right in task.checked()]
+    judged = Counter((right, judge_cheap(task, row, text).outcome) for row, text, right in task.checked())
     if not judged:
         return None
     return Standing(
-        wrong=sum(not right for right, _ in judged),
-        let_by=sum(passed and not right for right, passed in judged),
-        right=sum(right for right, _ in judged),
-        refused=sum(right and not passed for right, passed in judged),
+        wrong=judged[False, "pass"] + judged[False, "fail"],
+        let_by=judged[False, "pass"],
+        right=judged[True, "pass"] + judged[True, "fail"],
+        refused=judged[True, "fail"],
+        crashed=judged[True, "error"] + judged[False, "error"],
     )
 
 
 def too_much(task: Task, found: Standing | None) -> str:
     """Why the validators do not stand, empty where they do."""
-    if found is None or found.false_accepts.value <= task.lets_by:
+    if task.lets_by >= 100:
+        return ""
+    if found is not None and found.crashed:
+        return f"a validator crashed on {found.crashed} of the checked answers"
+    if found is None or not found.wrong:
+        return f"the task allows {task.lets_by:g} % of wrong answers, and no checked one is wrong: nothing was measured"
+    if found.false_accepts.value <= task.lets_by:
         return ""
     return (
         f"the validators let by {found.let_by} of {found.wrong} wrong answers of the checked sample "
@@ -54,5 +64,5 @@ def too_much(task: Task, found: Standing | None) -> str:
 
 def gate(task: Task) -> None:
     """Raises TaskError where the validators let through more than the task declares."""
-    if task.lets_by < 100 and (why := too_much(task, standing(task))):
+    if why := too_much(task, standing(task)):
         raise TaskError(why, f"`workbench check {task.name}` tells more; mend the validators, or raise lets_by")

@@ -129,8 +129,8 @@ def reject(input: dict[str, Any], text: str, *, by: str) -> Probe:
 
 @dataclass(frozen=True)
 class Task:
-    """One narrow job. A teacher whose exact match on dev is below `floor` percent is refused; so are validators that together
-    let through more than `lets_by` percent of the wrong answers in the checked sample."""
+    """One narrow job. A teacher whose exact match on dev is below `floor` percent is refused; so are cheap validators that
+    together let through more than `lets_by` percent of the wrong answers in the checked sample."""
 
     prompt: Prompt
     data: Data
@@ -207,12 +207,15 @@ class Task:
         found = []
         for number, _, row in _jsonl(self.data.root / self.data.checked):
             try:
-                found.append((self.example(self._raw(row)["input"], split="new"), str(row["text"]), bool(row["right"])))
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                example, text, right = self.example(row["input"], split="new"), row["text"], row["right"]
+                if not isinstance(text, str) or not isinstance(right, bool):
+                    raise TypeError("`text` is to be text, `right` true or false")
+            except (ValueError, LookupError, TypeError) as error:
                 raise DataError(
                     f"{self.data.root / self.data.checked}, row {number}: {_short(error)}",
                     "a row has `input`, `text` and `right`",
                 ) from None
+            found.append((example, text, right))
         return found
 
     def _read(self, name: str, made: Callable[[dict[str, Any]], Example], holds: str) -> list[Example]:

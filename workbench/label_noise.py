@@ -1,4 +1,4 @@
-"""Empty answers that the other answers speak against, after confident learning (Northcutt, Jiang and Chuang, 2021).
+"""Labels that the other rows do not bear out, after confident learning (Northcutt, Jiang and Chuang, 2021).
 
 A wrong value is found out: it was not said. An answer without values ("nothing fits") has nothing in it to be checked, and a
 teacher that is at a loss gives it too. What the other rows tell of the words in its input is evidence: for each label, a
@@ -29,7 +29,7 @@ def doubts(texts: Sequence[str], labels: Sequence[frozenset[str]], asked: str, m
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_union
     from threadpoolctl import threadpool_limits
 
@@ -41,7 +41,7 @@ def doubts(texts: Sequence[str], labels: Sequence[frozenset[str]], asked: str, m
     words = TfidfVectorizer(token_pattern=r"\w+", ngram_range=(1, 2), sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     features: Any = make_union(words, letters).fit_transform(texts)
-    folds = KFold(FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     with threadpool_limits(1):  # the vectors are short: several threads take four times as long
         likely = {
             name: cross_val_predict(

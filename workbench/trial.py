@@ -238,7 +238,7 @@ def print_trial(trial: Trial, console: "Console", limit: int = 20) -> None:
     grid = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
     grid.add_column(Text("made wrong by"), no_wrap=True)
     for name in (*trial.validators, "together"):
-        grid.add_column(Text(name), justify="right", overflow="fold")
+        grid.add_column(Text(name), justify="right", overflow="fold", no_wrap=name == "together")
     for number, line in enumerate((*trial.lines, _sum(trial.lines)), 1):
         cells = (f"{100 * cell.passed / cell.total:.0f}" if cell.total else NONE for cell in line.alone)
         of = line.together

@@ -219,11 +219,14 @@ def _mistakes(task: Task, results: dict[str, Any], art: dict[str, Path]) -> tupl
 
 def _leaks(task: Task, results: dict[str, Any], art: dict[str, Path]) -> str:
     """Exact match with and without the test rows that a row offered for training was too like; none of those went in."""
-    leaks = read_json(art["select"] / "leaks.json")
+    path = art["select"] / "leaks.json"
+    leaks = read_json(path) if path.exists() else {}  # runs of before did not look
     given = _given(art)
     clean = [(example, texts) for example, texts in given if example.id not in leaks]
-    if len(clean) == len(given) or not clean:
+    if len(clean) == len(given):
         return ""
+    if not clean:
+        return f"Rows too like each of the {len(given)} test rows were offered for training and kept out."
 
     def exact(entrant: str) -> str:
         right = sum(_right(task, texts.get(entrant), example) for example, texts in clean)

@@ -1,12 +1,14 @@
 """What must not be learned from: rows that are too like a dev or test row, and in which of four ways.
 
-text      the same words, but for case, blanks and Unicode form
-words     a run of words in common: what a copied passage leaves in a longer text
-letters   near duplicates, by MinHash over character 4-grams
-values    a long value of the answer that is a held-out answer's too: the same message in another request
+- `text`: the same words, but for case, blanks, Unicode form and the marks around them
+- `words`: a run of words in common, which a copied passage leaves in a longer text
+- `letters`: near duplicates, by MinHash over character 4-grams
+- `values`: a long value of the answer that is a held-out answer's too, the same message in another request
+
+A run or a value that several held-out rows have in common is anybody's (a closing line, a form of words) and says nothing.
 """
 
-import re
+import string
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple, cast
 
@@ -17,18 +19,25 @@ from workbench.outputs.base import fold
 from workbench.stages.context import Context
 from workbench.types import Example, Split
 
-VALUE_WORDS = 4  # a shorter value ("my sister", "7 am") is anybody's
+VALUE_WORDS = 6  # a shorter value ("sunday at 17:00", "put the bins out") is anybody's
+MARKS = string.punctuation + "¡¿«»„“”‚‘’–—…"
 
 Way = Literal["text", "words", "letters", "values"]
+Leaks = dict[str, list[Way]]  # the held-out rows that were met, by id, and in which ways
 
 
 class Likeness(NamedTuple):
-    """What a row is too like: the held-out row's split and id, in which way, and that in words."""
+    """What a row is too like: the held-out rows' ids (of the first, the split), in which way, and that in words."""
 
     split: Split
-    row: str
+    rows: tuple[str, ...]
     way: Way
     said: str
+
+
+def add_leak(leaks: Leaks, like: Likeness) -> None:
+    for row in like.rows:
+        leaks[row] = sorted({*leaks.get(row, []), like.way})
 
 
 class Inputs:
@@ -54,28 +63,30 @@ class Inputs:
 
 
 class HeldOut:
-    """The dev and test rows. Where a row is like several of them, the first of them in the first of the ways is named."""
+    """The dev and test rows."""
 
     def __init__(self, context: Context, threshold: float, run: int) -> None:
         """`threshold` is a Jaccard similarity, `run` a number of words; 0: runs of words are not looked at."""
         self.task, self.run = context.task, run
         self._letters = Inputs(context.task, threshold)
-        self._found: dict[tuple[Way, Any], tuple[Split, str]] = {}
+        self._holders: dict[tuple[Way, Any], dict[str, Split]] = {}
         for split in ("dev", "test"):
             for example in context.examples(split):
                 self._letters.add(f"{split} {example.id}", example)
-                for key in self._marks(example):
-                    self._found.setdefault(key, (example.split, example.id))
+                for mark in self._marks(example):
+                    self._holders.setdefault(mark, {})[example.id] = example.split
 
     def like(self, example: Example) -> Likeness | None:
-        """How it is too like a held-out row; None: it is not."""
+        """How it is too like held-out rows, in the first of the ways in which it is; None: it is not."""
         for way, mark in self._marks(example):
-            if found := self._found.get((way, mark)):
-                said = f"shares {way if way == 'text' else repr(' '.join(mark[1])[:80])} with"
-                return Likeness(*found, way, f"{said} the {found[0]} row {found[1][:8]}")
+            found = self._holders.get((way, mark), {})
+            if found and (way == "text" or len(found) == 1):
+                row, split = next(iter(found.items()))
+                shared = "its text" if way == "text" else repr(" ".join(mark[1])[:80])
+                return Likeness(split, tuple(found), way, f"shares {shared} with the {split} row {row[:8]}")
         if near := self._letters.like(example):
-            split, row = near.split()
-            return Likeness(cast(Split, split), row, "letters", f"too like the {split} row {row[:8]}")
+            name, row = near.split()
+            return Likeness(cast(Split, name), (row,), "letters", f"too like the {name} row {row[:8]}")
         return None
 
     def _marks(self, example: Example) -> Iterator[tuple[Way, Any]]:
@@ -99,4 +110,5 @@ def text_of(task: Task, example: Example) -> str:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"\w+", str(fold(text))))
+    """Folded, without the marks around each."""
+    return tuple(word for part in str(fold(text)).split() if (word := part.strip(MARKS)))

@@ -20,6 +20,7 @@ from workbench.errors import TeacherError
 from workbench.judge import judge
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context, jsonl, read_json, write_json
+from workbench.stages.gate import Leaks
 from workbench.stages.shots import asker_for, label_request
 from workbench.stages.wishes import Wish, Wishes, corpus_wishes, forward_wishes, inverse_wishes
 from workbench.teachers.asker import Asker, Limits
@@ -54,15 +55,18 @@ class Teller:
 
 
 def run(context: Context) -> None:
-    """Writes candidates.jsonl (each with its verdict) and funnel.json. Raises TeacherError where the teacher is dead."""
+    """Writes candidates.jsonl (each with its verdict), funnel.json, and leaks.json (the held-out rows that inputs of the corpus
+    were too like, which were not shown to the teacher). Raises TeacherError where the teacher is dead."""
+    leaks: Leaks = {}
     funnel: dict[str, Any] = {"stopped": "the task's sources ask nothing of a teacher", "wishes": 0}
     with jsonl(context.out / "candidates.jsonl") as write:
         if {"inverse", "forward", "corpus"} & set(context.task.sources):
-            funnel = asyncio.run(_sample(context, write))
+            funnel = asyncio.run(_sample(context, write, leaks))
     write_json(context.out / "funnel.json", funnel)
+    write_json(context.out / "leaks.json", leaks)
 
 
-async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[str, Any]:
+async def _sample(context: Context, write: Callable[[Judgement], None], leaks: Leaks) -> dict[str, Any]:
     config = context.config.sample
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     await teacher.prepare()
@@ -75,8 +79,8 @@ async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[
     loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write)
     try:
         for make in _makers(
-            context.task
-        ):  # in turn: a source that the minutes do not reach asks nothing for its wishes
+            context.task, leaks
+        ):  # in turn: one that the minutes do not reach asks nothing for its wishes
             stopped = await loop.walk(await make(context, asker, seeds))
             if stopped:
                 break
@@ -87,6 +91,8 @@ async def _sample(context: Context, write: Callable[[Judgement], None]) -> dict[
         stopped = str(error)
     finally:
         await teacher.aclose()
+    if leaks:
+        context.say(f"sample: what is too like {len(leaks)} dev or test rows was kept from the teacher")
     outcomes, spent = loop.outcomes, asker.spent
     context.say(
         f"sample: {outcomes['pass']} of {loop.judged} candidates passed; stopped: {stopped}; "
@@ -109,11 +115,11 @@ def _mode(context: Context) -> str:
     return str(read_json(context.inputs["shots"] / "shots.json")["mode"])
 
 
-def _makers(task: Task) -> list[Maker]:
+def _makers(task: Task, leaks: Leaks) -> list[Maker]:
     """Of the wishes, a source each, in the task's order. A corpus is read here, before anything is asked. Raises DataError."""
     makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes}
     if "corpus" in task.sources:
-        makers["corpus"] = partial(corpus_wishes, corpus=task.corpus())
+        makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks)
     return [makers[source] for source in task.sources if source in makers]
 
 

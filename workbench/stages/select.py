@@ -13,12 +13,12 @@ from workbench.scoring import shuffled
 from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
-from workbench.stages.gate import HeldOut, Inputs, Way, text_of
+from workbench.stages.gate import HeldOut, Inputs, Leaks, add_leak, text_of
 from workbench.stages.sample import Judgement
 from workbench.types import Example, Row, Verdict
 
-EMPTY = "nothing"  # the label of an answer that has none
-REPEATS = 3  # of a row without values, at most: what comes too often is learned by heart
+EMPTY = ""  # the label of an answer that has none, and no value
+REPEATS = 3  # more of a row without values, at most: what comes too often is learned by heart
 CASES = 3  # of each reason for dropping; what the report shows
 
 
@@ -55,11 +55,12 @@ def run(context: Context) -> None:
         if item.verdict.outcome == "pass"
     ]
     passed = _sure(passed, config.doubtful, dropped)
-    passed = _spoken_for(context.task, seeds, passed, config.empty_margin, dropped)
     gate = Gate(HeldOut(context, config.leak, config.leak_words), dropped)
-    judged = [_judged(context, seed) for seed in seeds] if "seed" in context.task.sources else []
-    human = [proposal for proposal in gate.let_in(judged) if _passes(proposal, dropped)]
+    offered = list(gate.let_in([_judged(context, seed) for seed in seeds]))
+    seeds = [proposal.example for proposal in offered]
+    human = [item for item in offered if _passes(item, dropped)] if "seed" in context.task.sources else []
     taught = list(_distinct(gate.let_in(passed), config.near_duplicate, dropped))
+    taught = _borne_out(context.task, seeds, taught, config.empty_margin, dropped)
     mixed: list[Proposal] = []
     if "recombine" in context.task.sources and config.recombine:
         stock = [*seeds, *(proposal.example for proposal in taught)]
@@ -90,6 +91,8 @@ def run(context: Context) -> None:
         "dropped_cases": dropped.cases,
     }
     write_json(context.out / "funnel.json", funnel)
+    for row, ways in read_json(context.inputs["sample"] / "leaks.json").items():
+        gate.leaks[row] = sorted({*gate.leaks.get(row, []), *ways})
     write_json(context.out / "leaks.json", gate.leaks)
     context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
 
@@ -123,7 +126,7 @@ class Gate:
 
     def __init__(self, held_out: HeldOut, dropped: Dropped) -> None:
         self.held_out, self.dropped = held_out, dropped
-        self.leaks: dict[str, list[Way]] = {}
+        self.leaks: Leaks = {}
 
     def let_in(self, proposals: Sequence[Proposal]) -> Iterator[Proposal]:
         for proposal in proposals:
@@ -131,8 +134,7 @@ class Gate:
             if like is None:
                 yield proposal
                 continue
-            ways = self.leaks.setdefault(like.row, [])
-            ways += [like.way] if like.way not in ways else []
+            add_leak(self.leaks, like)
             self.dropped.add(f"like a {like.split} row ({like.way})", proposal, like.said)
 
 
@@ -176,30 +178,35 @@ def _sure(proposals: Sequence[Proposal], doubtful: float, dropped: Dropped) -> l
     return kept
 
 
-def _spoken_for(
+def _borne_out(
     task: Task, seeds: Sequence[Example], proposals: Sequence[Proposal], margin: float, dropped: Dropped
 ) -> list[Proposal]:
-    """Without the teacher's own empty answers that the other rows speak against."""
+    """Without the teacher's own empty answers that the other rows do not bear out."""
     rows = [*seeds, *(proposal.example for proposal in proposals)]
-    labels = [frozenset(task.output.labels(row.target) or [EMPTY]) for row in rows]
+    labels = [_labels(task, row) for row in rows]
     found = doubts([text_of(task, row) for row in rows], labels, EMPTY, margin) if margin > -1 else []
     against = {doubt.place - len(seeds): doubt for doubt in found}
     kept = []
     for place, proposal in enumerate(proposals):
         doubt = against.get(place)
-        if doubt is None or proposal.logprob is None:  # that it was to be empty is no guess of the teacher's
+        if doubt is None or proposal.example.source == "inverse":  # that was to be empty: no guess of the teacher's
             kept.append(proposal)
         else:
             said = f"an empty answer is {doubt.sure:.0%} likely by the other rows, {doubt.other} {doubt.likely:.0%}"
-            dropped.add("empty, against the other rows", proposal, said)
+            dropped.add("empty, not borne out by the other rows", proposal, said)
     return kept
+
+
+def _labels(task: Task, row: Example) -> frozenset[str]:
+    found = frozenset(task.output.labels(row.target))
+    return found if found or task.output.slots(row.target) else frozenset({EMPTY})
 
 
 def _still(
     context: Context, human: Sequence[Proposal], taught: Sequence[Proposal], kept: Sequence[Proposal]
 ) -> list[Proposal]:
     """Rows without a value to exchange, once more and again, until their share is that among the human rows, or each of
-    them has come REPEATS times: recombination makes none of them, and what is rare in the shard is not learned."""
+    them has come REPEATS times more: recombination makes none of them, and what is rare in the shard is not learned."""
 
     def still(proposals: Sequence[Proposal]) -> list[Proposal]:
         return [proposal for proposal in proposals if not context.task.output.slots(proposal.example.target)]

@@ -11,7 +11,7 @@ from workbench.outputs.base import fold
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
-from workbench.stages.gate import HeldOut
+from workbench.stages.gate import HeldOut, Leaks, add_leak
 from workbench.stages.stock import new_answers, read_all, value_pools
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
@@ -102,27 +102,26 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
 
 
 async def corpus_wishes(
-    context: Context, asker: Asker, seeds: Sequence[Example], *, corpus: Sequence[Example]
+    context: Context, asker: Asker, seeds: Sequence[Example], *, corpus: Sequence[Example], leaks: Leaks
 ) -> Wishes:
     """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher;
-    in random order, so that a budget that ends early leaves no kind out. Each is read, and looked at, when its turn comes."""
+    in random order, so that a budget that ends early leaves no kind out. Each is read, and looked at, when its turn comes;
+    the held-out rows that one was too like go into `leaks`."""
     order = list(range(len(corpus)))
     random.Random(context.config.sample.seed).shuffle(order)
-    return Wishes("corpus", len(order), _unlabelled(context, corpus, order, {seed.id for seed in seeds}))
+    return Wishes("corpus", len(order), _unlabelled(context, corpus, order, {seed.id for seed in seeds}, leaks))
 
 
 def _unlabelled(
-    context: Context, corpus: Sequence[Example], order: Sequence[int], known: Container[str]
+    context: Context, corpus: Sequence[Example], order: Sequence[int], known: Container[str], leaks: Leaks
 ) -> Iterator[Wish]:
     gate = HeldOut(context, TOO_LIKE, IN_COMMON)
-    kept_back = 0
     for place in order:
         example = corpus[place]
         if example.id in known:
             continue
-        if gate.like(example) is None:
+        like = gate.like(example)
+        if like is None:
             yield Wish("corpus", example=example)
         else:
-            kept_back += 1
-    if kept_back:
-        context.say(f"sample: {kept_back} inputs of the corpus are too like a dev or test row")
+            add_leak(leaks, like)
