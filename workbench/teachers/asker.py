@@ -4,9 +4,9 @@ A question found in the ledger is not sent. Two askers of the same question at o
 ledger before anyone sees it. Budgets count what the work rests on, paid now or earlier: calls, tokens, money, and the minutes
 in which any of its calls was under way. What is in the ledger is given though the minutes are up: it takes none.
 
-Not guaranteed: where a budget ends the work. Calls side by side end in any order, what a local teacher had begun when the minutes
-were up is not in the ledger, and a batch's calls tell no seconds: a run that goes on, or is replayed, may stop at another wish than
-one that was not disturbed, and ask for the rest of its minutes. Without a budget's end both give one shard.
+Not guaranteed: where a budget ends the work. Calls side by side end in any order, what a local teacher had begun when the
+minutes were up is not in the ledger, and a batch's calls tell no seconds: a run that goes on, or is replayed, may stop at another
+wish than an undisturbed one, and ask for the rest of its minutes. Without a budget's end both give one shard.
 """
 
 import asyncio
