@@ -5,8 +5,8 @@ ledger before anyone sees it. Budgets count what the work rests on, paid now or 
 in which any of its calls was under way. What is in the ledger is given though the minutes are up: it takes none.
 
 Not guaranteed: where a budget ends the work. Calls side by side end in any order, what a local teacher had begun when the
-minutes were up is not in the ledger, and a batch's calls tell no seconds: a run that goes on, or is replayed, may stop at another
-wish than an undisturbed one, and ask for the rest of its minutes. Without a budget's end both give one shard.
+minutes were up is not in the ledger, and a batch's calls tell no seconds: a run that goes on, or is replayed, may stop at
+another wish than an undisturbed one, and ask for the rest of its minutes. Without a budget's end both give one shard.
 """
 
 import asyncio
