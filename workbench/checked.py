@@ -64,5 +64,5 @@ def too_much(task: Task, found: Standing | None) -> str:
 
 def gate(task: Task) -> None:
     """Raises TaskError where the validators let through more than the task declares."""
-    if why := too_much(task, standing(task)):
+    if task.lets_by < 100 and (why := too_much(task, standing(task))):
         raise TaskError(why, f"`workbench check {task.name}` tells more; mend the validators, or raise lets_by")

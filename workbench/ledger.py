@@ -128,22 +128,19 @@ class Ledger:
 
     def get(self, key: str) -> Reply | None:
         """The reply that was paid for, or None."""
+        found = self.found(key)
+        return found[0] if found else None
+
+    def found(self, key: str) -> tuple[Reply, range] | None:
+        """The reply that was paid for, and the seconds by the clock (since 1970) in which its call was under way; or None."""
         with self._using() as db:
             row = db.execute("SELECT * FROM calls WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         if ledger_file.seal(row) != row["seal"]:
             raise self._suspect(f"the call {key[:8]} does not read as it was written")
-        return _reply(row)
-
-    def taken(self, key: str) -> range:
-        """The seconds, by the clock (since 1970), in which a call that was paid for was under way."""
-        with self._using() as db:
-            row = db.execute("SELECT created, seconds FROM calls WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return range(0)
         ended = datetime.fromisoformat(row["created"]).timestamp()
-        return range(int(ended - row["seconds"]), int(ended) + 1)
+        return _reply(row), range(int(ended - row["seconds"]), int(ended) + 1)
 
     def put(self, key: str, model: str, request: Request, reply: Reply, *, teacher: str = "") -> Reply:
         """Writes a call, on the disk when this returns. Returns the reply that stands: the first one under that key.

@@ -35,8 +35,8 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 4, ("examples",), ("teacher", "shots")),
-    Stage("sample", 8, ("examples", "shots"), ("teacher", "shots", "sample")),
-    Stage("select", 6, ("examples", "sample"), ("select",), ("datasketch", "scikit-learn")),
+    Stage("sample", 9, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("select", 7, ("examples", "sample"), ("select",), ("datasketch", "scikit-learn")),
     Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
     Stage("export", 3, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),

@@ -102,12 +102,13 @@ def try_task(task: Task) -> Trial:
 
 
 def _standing(task: Task, problems: list[Problem]) -> Standing | None:
+    found = None
     try:
         found = standing(task)
+        why = too_much(task, found)
     except DataError as error:
-        problems.append(Problem(where="checked", input="", validator="data", outcome="fail", reason=str(error)))
-        return None
-    if why := too_much(task, found):
+        why = str(error)
+    if why:
         problems.append(Problem(where="checked", input="", validator="data", outcome="fail", reason=why))
     return found
 
@@ -245,8 +246,10 @@ def print_trial(trial: Trial, console: "Console", limit: int = 20) -> None:
         last = Text(f"{of.passed}/{of.total}" if of.total else NONE, style="bold yellow" if of.passed else "bold green")
         grid.add_row(Text(line.kind), *map(Text, cells), last, end_section=number == len(trial.lines))
     console.print(grid)
-    notes = ["right answers made wrong in one place: percent that each validator alone lets through"]
-    notes += ["together: one after the other with the target hidden, as a teacher's own answers are judged"]
+    notes = [
+        "right answers made wrong in one place: percent that each validator alone lets through",
+        "together: one after the other with the target hidden, as a teacher's own answers are judged",
+    ]
     if trial.needs_target:
         notes.append(f"{', '.join(trial.needs_target)}: refuses less, or nothing, where no target is known")
     if trial.dear:

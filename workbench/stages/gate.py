@@ -9,7 +9,7 @@ A run or a value that several held-out rows have in common is anybody's (a closi
 """
 
 import string
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple, cast
 
 from workbench.declaration import Task
@@ -35,9 +35,9 @@ class Likeness(NamedTuple):
     said: str
 
 
-def add_leak(leaks: Leaks, like: Likeness) -> None:
-    for row in like.rows:
-        leaks[row] = sorted({*leaks.get(row, []), like.way})
+def add_leaks(leaks: Leaks, rows: Iterable[str], ways: Iterable[Way]) -> None:
+    for row in rows:
+        leaks[row] = sorted({*leaks.get(row, []), *ways})
 
 
 class Inputs:

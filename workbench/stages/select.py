@@ -13,7 +13,7 @@ from workbench.scoring import shuffled
 from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
-from workbench.stages.gate import HeldOut, Inputs, Leaks, add_leak, text_of
+from workbench.stages.gate import HeldOut, Inputs, Leaks, add_leaks, text_of
 from workbench.stages.sample import Judgement
 from workbench.types import Example, Row, Verdict
 
@@ -92,7 +92,7 @@ def run(context: Context) -> None:
     }
     write_json(context.out / "funnel.json", funnel)
     for row, ways in read_json(context.inputs["sample"] / "leaks.json").items():
-        gate.leaks[row] = sorted({*gate.leaks.get(row, []), *ways})
+        add_leaks(gate.leaks, [row], ways)
     write_json(context.out / "leaks.json", gate.leaks)
     context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
 
@@ -134,7 +134,7 @@ class Gate:
             if like is None:
                 yield proposal
                 continue
-            add_leak(self.leaks, like)
+            add_leaks(self.leaks, like.rows, [like.way])
             self.dropped.add(f"like a {like.split} row ({like.way})", proposal, like.said)
 
 

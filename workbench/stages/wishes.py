@@ -11,7 +11,7 @@ from workbench.outputs.base import fold
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
-from workbench.stages.gate import HeldOut, Leaks, add_leak
+from workbench.stages.gate import HeldOut, Leaks, add_leaks
 from workbench.stages.stock import new_answers, read_all, value_pools
 from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
@@ -124,4 +124,4 @@ def _unlabelled(
         if like is None:
             yield Wish("corpus", example=example)
         else:
-            add_leak(leaks, like)
+            add_leaks(leaks, like.rows, [like.way])

@@ -107,11 +107,12 @@ class Asker:
         self._counted.add(key)
         self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
         try:
-            known = self.ledger.get(key)
-            self.check_budget(key, late=known is not None)
-            if known is not None:
+            found = self.ledger.found(key)
+            self.check_budget(key, late=found is not None)
+            if found is not None:
+                known, taken = found
                 self._count(known)
-                self.spent.earlier.update(second for second in self.ledger.taken(key) if second < self._began)
+                self.spent.earlier.update(range(taken.start, min(taken.stop, self._began)))
                 return key, known
             return key, await self._answer(key, request)
         except BaseException:
