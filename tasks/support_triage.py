@@ -8,7 +8,7 @@ import re
 from typing import Literal
 
 from pydantic import BaseModel, Field
-from workbench.validators import cued, equivalent, grounded, parses, schema, simple
+from workbench.validators import asked, cued, equivalent, grounded, parses, schema, simple
 
 from workbench import Data, Judged, Prompt, Record, Task, accept, reject, task
 
@@ -48,13 +48,41 @@ URGENT = (
     r"|(mon|tues|wednes|thurs|fri|satur|sun)day|weekend"
 )
 
+# What a queue needs a word for, where one is sure to stand.
+QUEUES = {
+    "queue=account": r"account|e-?mail|\bmail|log|password|newsletter|data|profile|sign|user|name|address|\bapp\b"
+    r"|subscri|spam|delet|regist|two-factor|code|hack|stranger|someone|somebody|number",
+    "queue=delivery": r"parcel|package|deliver|courier|driver|arriv|ship|sent|send|track|where|late|lost|address|neighbo"
+    r"|post|locker|pick|\bvan\b|carrier|come|wait|door|\bdhl\b|\bups\b|here|gone|status|today|tomorrow|day|week|get"
+    r"|order|men\b|card|mail|appointment|one (rang|came)",
+}
+
+# What is said in so many words.
+SAID = {
+    "urgency=low": r"\b(no (rush|hurry|pressure)|not urgent|isn't urgent|nothing urgent|at your (leisure|convenience)"
+    r"|when (you|someone|somebody)('ve)? (have|has|got|find|finds) (a |the )?(free |quiet )?(time|moment|minute)"
+    r"|just (curious|wondering|asking)|out of (pure |sheer |mere |idle )?curiosity|nice to (have|know)|quiet day"
+    r"|in your own time|take your time|doesn't matter when|merely|purely|nothing('s| is)? (wrong|broken))\b",
+    "urgency=high": r"\b(smok(e|es|ing)|spark(s|ing)|on fire|caught fire|electric shock|got a shock|bleeding"
+    r"|burn(ed|t) (a|my|his|her)|explod(ed|es)|leaking gas|smell of gas|charged (me )?(twice|three times|double)"
+    r"|debited (twice|three times)|twice charged|hacked|(almost|nearly) hit a|day after tomorrow)\b",
+    "queue=sales": r"\b(before (i|we) (buy|order|decide)|(do|would) you (sell|stock|carry)|(want|like|think|going) to buy"
+    r"|(have|got) .{0,30} in stock|thinking (of|about) buying|i search|looking for a)\b",
+    "queue=account": r"\b(unsubscribed?|(forgot|reset) my password|(log ?in to|delete|close) my account|two-factor"
+    r"|can't log ?in)\b",
+    "queue=returns": r"\b((send|take|have) (it|them|this|these) back|(return|exchange) (it|them|this|these)"
+    r"|arrived (with|without|broken|in pieces)|instead of the)\b",
+    "queue=technical": r"\bwhat (does|is) the [a-z ]*(light|moon|symbol|icon|lamp|led|display|button)\b",
+}
+
 VAGUE = ("order", "parcel", "package", "newsletter", "item", "article", "product", "thing", "account", "invoice", "delivery",
-         "it", "box", "stuff", "voucher", "password", "refund", "email", "app", "website", "login", "address")  # fmt: skip
+         "it", "box", "setup", "sim", "locker", "display", "stuff", "voucher", "password", "refund", "email", "app", "website",
+         "login", "address")  # fmt: skip
 OTHER_NUMBERS = (
     r"(invoice|tracking|customer|serial|model|phone|part|article|ticket|voucher|firmware|version|bill)"
     r"( code| id)?( number| no\.?| nr\.?)?:? ?#?$"
 )
-ORDER = r"(?:#|\border (?:number |no\.? ?|nr\.? ?)?#?)((?=[\w-]*\d\d\d)[a-z\d]+(?:-[a-z\d]+)*)"
+ORDER = r"(?:#|\border (?:number |no\.? ?|nr\.? ?)?#?|\b(?:order|came) [a-z ]{2,25} )((?=[\w-]*\d\d\d)[a-z\d]+(?:-[a-z\d]+)*)"
 
 
 def whole_product(judged: Judged) -> str | None:
@@ -96,11 +124,13 @@ def support_triage() -> Task:
             parses(),
             schema(),
             grounded(leading=("the", "a", "an", "my", "your", "this", "#", "no.")),
-            cued({"urgency=high": URGENT}),
+            cued({"urgency=high": URGENT, **QUEUES}),
+            asked(SAID),
             simple("whole_product", whole_product),
             simple("order_number", order_number),
             equivalent(),
         ],
+        lets_by=50.0,
         sources=("seed", "recombine", "corpus"),
         styles=("angry", "polite, long", "short, fragments", "chatty, with a story before the matter",
                 "not a native speaker", "lower case, typing errors", "matter of fact"),
@@ -129,6 +159,11 @@ def support_triage() -> Task:
                 {"text": "Where is my tent?"},
                 '{"queue":"delivery","urgency":"high","product":"tent","order_number":null,"summary":""}',
                 by="cued",
+            ),
+            reject(
+                {"text": "Where is my tent? Take your time"},
+                '{"queue":"delivery","urgency":"normal","product":"tent","order_number":null,"summary":""}',
+                by="asked",
             ),
             reject(
                 {"text": "I want to return the Halden X2 kettle"},
