@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ from small import question
 
 from workbench.config import Runtime, TeacherConfig
 from workbench.errors import StoreError, TeacherError
-from workbench.ledger import Ledger
+from workbench.ledger import Ledger, Paid
 from workbench.teachers import posted
 from workbench.teachers.build import build_teacher
 from workbench.teachers.posted import PostedTeacher, lock_file, wait_for_earlier
+from workbench.types import Reply, Request, Usage
 
 
 def made(url: str, ledger: Ledger, timeout_s: float = 10.0) -> PostedTeacher:
@@ -38,11 +40,17 @@ def using(teacher: PostedTeacher, use: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(inside())
 
 
-def test_a_reply_is_in_the_ledger_when_it_is_told(server: TeacherServer, ledger: Ledger) -> None:
+async def kept(teacher: PostedTeacher, request: Request) -> Reply:
+    """The reply, once it is in the ledger."""
+    reply = await teacher.complete(request)
+    return await teacher.put(Paid(Ledger.key(teacher.model, request), teacher.model, request, reply))
+
+
+def test_a_reply_is_in_the_ledger_when_it_is_told_to_be(server: TeacherServer, ledger: Ledger) -> None:
     teacher = made(server.base_url, ledger)
 
     async def use() -> None:
-        replies = await asyncio.gather(*(teacher.complete(question(str(n))) for n in range(20)))
+        replies = await asyncio.gather(*(kept(teacher, question(str(n))) for n in range(20)))
         keys = [ledger.key(teacher.model, question(str(n))) for n in range(20)]
         assert [ledger.get(key) for key in keys] == replies
         assert {reply.text for reply in replies} == {"[]"}
@@ -74,7 +82,7 @@ def test_a_post_that_is_killed_is_told_and_started_anew(server: TeacherServer, l
     teacher = made(server.base_url, ledger)
 
     async def use() -> None:
-        await teacher.complete(question("before"))
+        await kept(teacher, question("before"))
         assert teacher._post is not None
         server.latency_s = 3
         waiting = asyncio.create_task(teacher.complete(question("meanwhile")))
@@ -85,10 +93,41 @@ def test_a_post_that_is_killed_is_told_and_started_anew(server: TeacherServer, l
             await waiting
         assert (caught.value.kind, caught.value.fatal) == ("network", False)
         server.latency_s = 0
-        assert (await teacher.complete(question("after"))).text == "[]"
+        assert (await kept(teacher, question("after"))).text == "[]"
 
     using(teacher, use)
     assert ledger.count() == 2
+
+
+def test_what_a_killed_post_was_answered_is_written_by_the_run(server: TeacherServer, ledger: Ledger) -> None:
+    teacher = made(server.base_url, ledger)
+    another = sqlite3.connect(ledger.path, isolation_level=None)
+
+    async def use() -> None:
+        another.execute("BEGIN IMMEDIATE")  # the post cannot write
+        reply = await teacher.complete(question("paid for"))
+        assert teacher._post is not None
+        os.kill(teacher._post.process.pid, signal.SIGKILL)
+        another.execute("ROLLBACK")
+        call = Paid(Ledger.key(teacher.model, question("paid for")), teacher.model, question("paid for"), reply)
+        assert await teacher.put(call) == reply
+        assert ledger.get(call.key) == reply
+
+    using(teacher, use)
+    another.close()
+    assert (ledger.count(), server.count) == (1, 1)
+
+
+def test_of_two_runs_that_ask_the_same_the_first_reply_stands(server: TeacherServer, ledger: Ledger) -> None:
+    teacher, request = made(server.base_url, ledger), question("both")
+    first = Reply(text="[1]", finish="stop", usage=Usage(), seconds=1.0)
+
+    async def use() -> None:
+        ledger.put(Ledger.key(teacher.model, request), teacher.model, request, first)
+        assert await kept(teacher, request) == first
+
+    using(teacher, use)
+    assert ledger.count() == 1
 
 
 def test_who_asks_while_a_dead_post_is_cleared_away_is_not_told_of_its_death(

@@ -84,7 +84,8 @@ class Data:
 
 
 class Validator(Protocol):
-    """Says `pass`, `fail` or raises. Raising is the validator's own fault and is counted apart."""
+    """Says `pass`, `fail` or raises. Raising is the validator's own fault and is counted apart. One that takes its time, say
+    because it executes something, has `heavy = True`: it judges in other processes, after those that have not."""
 
     @property
     def name(self) -> str: ...
@@ -159,7 +160,8 @@ class Task:
 
     @property
     def cheap(self) -> list[Validator]:
-        return [validator for validator in self.validators if not _asks(validator)]
+        """Those that cost no call, the heavy ones last."""
+        return sorted((validator for validator in self.validators if not _asks(validator)), key=heavy)
 
     @property
     def dear(self) -> list[DearValidator]:
@@ -281,6 +283,10 @@ def task(version: int = 1) -> Callable[[TaskFactory], TaskFactory]:
         return factory
 
     return mark
+
+
+def heavy(validator: Validator) -> bool:
+    return bool(getattr(validator, "heavy", False))
 
 
 def _asks(validator: Validator | DearValidator) -> TypeIs[DearValidator]:

@@ -1,8 +1,18 @@
 """Putting a candidate on trial: validators from cheap to dear, the first that does not pass ends it."""
 
+import asyncio
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
 
-from workbench.declaration import SecondLook, Task, Validator
+from workbench import registry
+from workbench.declaration import SecondLook, Task, Validator, heavy
 from workbench.errors import WorkbenchError
 from workbench.outputs import ParseError
 from workbench.types import Check, Example, Judged, Verdict
@@ -23,9 +33,13 @@ def judge_cheap(task: Task, example: Example, text: str, validators: Sequence[Va
     return _verdict(checks)
 
 
-async def judge(task: Task, example: Example, text: str, look: SecondLook) -> Verdict:
-    """Cheap validators, then, where all pass, the dear ones. What the teacher refuses to answer is raised, not judged."""
-    verdict = judge_cheap(task, example, text)
+async def judge(task: Task, example: Example, text: str, look: SecondLook, bench: "Bench | None" = None) -> Verdict:
+    """Cheap validators, the heavy ones among them on the bench, then, where all pass, the dear ones. What the teacher refuses
+    to answer is raised, not judged."""
+    light = [validator for validator in task.cheap if bench is None or not heavy(validator)]
+    verdict = judge_cheap(task, example, text, light)
+    if bench is not None and verdict.outcome == "pass":
+        verdict = _verdict([*verdict.checks, *await bench.checks(example, text)])
     if verdict.outcome != "pass":
         return verdict
     judged = read(task, example, text)
@@ -58,3 +72,59 @@ def _crashed(name: str, error: Exception) -> Check:
 def _verdict(checks: list[Check]) -> Verdict:
     outcome = checks[-1].outcome if checks else "pass"
     return Verdict(outcome=outcome, checks=tuple(checks))
+
+
+class Bench:
+    """Where heavy validators judge: processes beside the run's own, so that a slow one holds up nobody who asks or waits.
+
+    They begin with the first candidate and end with `close`, or when the run is gone.
+    """
+
+    def __init__(self, task: Task, jobs: int) -> None:
+        self._task, self._jobs = task, jobs
+        self._pool: ProcessPoolExecutor | None = None
+
+    async def checks(self, example: Example, text: str) -> tuple[Check, ...]:
+        """What the heavy validators say, the first that does not pass last."""
+        if self._pool is None:
+            task = self._task
+            told = (task.name, task.title, task.file, os.getpid())
+            self._pool = ProcessPoolExecutor(self._jobs, get_context("spawn"), _sit_down, told)
+        pool = self._pool
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, _heavy_checks, example, text)
+        except BrokenProcessPool:  # all that were in it are lost, and are told so; the next one has a new one
+            if self._pool is pool:
+                self._pool = None
+            name = next(validator.name for validator in self._task.cheap if heavy(validator))
+            return (Check(validator=name, outcome="error", reason="the process that judges died"),)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+def bench_for(task: Task, jobs: int) -> Bench | None:
+    """None where no validator is heavy."""
+    return Bench(task, jobs) if any(heavy(validator) for validator in task.cheap) else None
+
+
+_TASK: list[Task] = []  # of a process on the bench
+
+
+def _sit_down(name: str, title: str, file: Path, run: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the run, which ends us
+
+    def watch() -> None:
+        while os.getppid() == run:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    _TASK.append(registry.made(registry.Found(name, title, file)))
+
+
+def _heavy_checks(example: Example, text: str) -> tuple[Check, ...]:
+    (task,) = _TASK
+    return judge_cheap(task, example, text, [validator for validator in task.cheap if heavy(validator)]).checks

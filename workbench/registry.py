@@ -79,7 +79,7 @@ def load(name: str) -> Task:
         if not found:
             _import(file)  # a syntax error is told with its line
             raise TaskError(f"{name} declares no task", "decorate a function with @task() that returns a Task")
-        return _make(found[0])
+        return made(found[0])
     known = {item.name: item for item in available()}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
@@ -87,19 +87,20 @@ def load(name: str) -> Task:
             f"no task is called {name!r}",
             f"did you mean {' or '.join(near)}? `workbench list` shows all" if near else "`workbench list` shows all",
         )
-    return _make(known[name])
+    return made(known[name])
 
 
-def _make(found: Found) -> Task:
+def made(found: Found) -> Task:
+    """The task itself. Raises TaskError with the file and line at fault."""
     module = _import(found.file)
     factory = getattr(module, found.name)
     try:
-        made = factory()
+        task = factory()
     except Exception as error:
         raise TaskError(_where(error, found.file), "mend the task file, then `workbench check`") from error
-    if not isinstance(made, Task):
-        raise TaskError(f"{found.file}: {found.name}() returned {type(made).__name__}", "return a workbench.Task")
-    return replace(made, name=found.name, title=found.title, version=factory.__workbench_task__, file=found.file)
+    if not isinstance(task, Task):
+        raise TaskError(f"{found.file}: {found.name}() returned {type(task).__name__}", "return a workbench.Task")
+    return replace(task, name=found.name, title=found.title, version=factory.__workbench_task__, file=found.file)
 
 
 def _import(file: Path) -> object:

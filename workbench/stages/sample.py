@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from workbench.declaration import Task
 from workbench.errors import TeacherError
-from workbench.judge import judge
+from workbench.judge import Bench, bench_for, judge
+from workbench.machine import cores
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context, jsonl, read_json, write_json
 from workbench.stages.gate import Leaks
@@ -76,7 +77,8 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
     seeds = context.examples("seed")
     teller = Teller(asker, Labeler(context.task, seeds, mode, context.config.shots), context)
     stopped = ""
-    loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write)
+    bench = bench_for(context.task, cores())
+    loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write, bench)
     try:
         for make in _makers(
             context.task, leaks
@@ -91,6 +93,8 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
         stopped = str(error)
     finally:
         await teacher.aclose()
+        if bench is not None:
+            bench.close()
     if leaks:
         context.say(f"sample: what is too like {len(leaks)} dev or test rows was kept from the teacher")
     outcomes, spent = loop.outcomes, asker.spent
@@ -138,6 +142,7 @@ class Loop:
     teller: Teller
     writer: InputWriter
     write: Callable[[Judgement], None]
+    bench: Bench | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     wished: int = 0
 
@@ -175,7 +180,7 @@ class Loop:
                 if self.judged >= config.hopeless_after and passed < config.hopeless_yield * self.judged:
                     teacher = self.asker.teacher
                     if (
-                        teacher.records or not teacher.at_once
+                        teacher.keeper or not teacher.at_once
                     ):  # what is under way at an API is paid for: into the ledger
                         await asyncio.gather(*ahead)
                     return f"hopeless: {passed} of {self.judged} candidates passed"
@@ -232,7 +237,7 @@ class Loop:
             check = Check(validator="input", outcome="fail", reason="what the teacher wrote is no input of the task")
             verdict = Verdict(outcome="fail", checks=(check,))
         else:
-            verdict = await judge(self.context.task, example, text, self.teller)
+            verdict = await judge(self.context.task, example, text, self.teller, self.bench)
         return Judgement(
             candidate=candidate, verdict=verdict, teacher=self.asker.teacher.model, licence=self.asker.teacher.licence
         )

@@ -18,7 +18,7 @@ SHORTEST_KEY = 8  # `local` is no secret
 class OpenAITeacher:
     """`model` as the server knows it. Retries are the asker's: the client makes none of its own."""
 
-    records = False
+    keeper = None
     at_once = 0
 
     def __init__(

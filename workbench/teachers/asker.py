@@ -94,7 +94,7 @@ class Asker:
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failures_in_a_row = 0
         self._broken: TeacherError | None = None
-        self._recorder = Recorder(ledger)
+        self._keeper = teacher.keeper or Recorder(ledger)
 
     async def ask(self, request: Request, *, late: bool = False) -> tuple[str, Reply]:
         """The ledger key of the call, and the reply. `late`: it may come after the minutes are up, for work that was done
@@ -143,7 +143,7 @@ class Asker:
     def _patience(self, key: str) -> float | None:
         """Seconds until the minutes are up, for a teacher in this process: it takes all requests at once, and what it drops
         is not paid for. What is under way at an API is waited for."""
-        if self.teacher.records or not self.teacher.at_once or key in self._late:
+        if self.teacher.keeper or not self.teacher.at_once or key in self._late:
             return None
         return max(0.0, 60 * (self.limits.minutes - self.spent.minutes))
 
@@ -171,7 +171,9 @@ class Asker:
                 raise
             self.spent.sent += 1
             self._count(reply)  # before the next one may be sent: no cap is passed by more than what is under way
-        return reply
+        return await self._keeper.put(
+            Paid(key, self.teacher.model, request, reply)
+        )  # the wire does not wait for the disk
 
     async def _once(self, key: str, request: Request) -> Reply:
         if self._broken is not None:  # nobody is sent after one who found the teacher dead
@@ -200,6 +202,4 @@ class Asker:
             raise
         self._failures_in_a_row = 0
         self.pace.went_well(reply.usage.prompt_tokens + reply.usage.completion_tokens)
-        if self.teacher.records:
-            return reply
-        return await self._recorder.put(Paid(key, self.teacher.model, request, reply))
+        return reply

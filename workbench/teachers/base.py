@@ -2,7 +2,14 @@
 
 from typing import Protocol
 
+from workbench.ledger import Paid
 from workbench.types import Reply, Request
+
+
+class Keeper(Protocol):
+    """Brings replies into the ledger: `put` gives the reply that stands, once it is on the disk. Raises StoreError."""
+
+    async def put(self, call: Paid) -> Reply: ...
 
 
 class Teacher(Protocol):
@@ -13,7 +20,7 @@ class Teacher(Protocol):
 
     model: str
     licence: str
-    records: bool  # whether a reply is in the ledger when `complete` returns; else who asks sees to it
+    keeper: Keeper | None  # where its replies reach the ledger though this process is killed; None: who asks sees to it
     at_once: int  # requests that it is best kept busy with; 0: no more than `runtime.concurrency`
 
     async def prepare(self) -> None:

@@ -42,12 +42,11 @@ class Asked(NamedTuple):
 class BatchTeacher:
     """Raises what `OpenAITeacher` raises; for a request that a batch ends without an answer to, `kind="server"`."""
 
-    records = True
-
     def __init__(self, api: OpenAITeacher, size: int, runtime: Runtime, ledger: Ledger) -> None:
         """`size`: requests of a batch, at most."""
         self.model = api.model
         self.licence = api.licence
+        self.keeper = self
         self.at_once = size
         self._api = api
         self._ledger = ledger
@@ -85,6 +84,10 @@ class BatchTeacher:
         if self._gathering is None or self._gathering.done():
             self._gathering = asyncio.create_task(self._gather())
         return await reply
+
+    async def put(self, call: Paid) -> Reply:
+        """A batch is in the ledger before its replies are given out (`_collect`)."""
+        return call.reply
 
     async def _gather(self) -> None:
         await asyncio.sleep(GATHER_S)

@@ -19,7 +19,7 @@ CONTEXT_TOKENS = 4096  # a slot's: the few-shot block, the input and the answer
 class EmbeddedTeacher:
     """The server starts with the first question: a run that finds all in the ledger never loads the model."""
 
-    records = False
+    keeper = None
     at_once = 0
 
     def __init__(self, path: Path, *, model: str, licence: str, slots: int, threads: int, timeout_s: float) -> None:

@@ -1,7 +1,8 @@
 """`python -m workbench.teachers.post`: asks one API for a run, and brings each reply into the ledger before it tells of it.
 
     in   one line of JSON: teacher, runtime, ledger, run; then a line a request: `NAME REQUEST`
-    out  a line each, in the order they are done: `NAME reply REPLY`, `NAME teacher ERROR`, `NAME store ERROR`
+    out  a line each, in the order they are done: `NAME reply KEY REPLY` or `NAME teacher ERROR`; and when what was answered is
+         on the disk `KEY kept`, with the reply that stands where it is another's, or `KEY store ERROR`
 
 When its input ends, by the run's own end or by its kill, it takes what is under way to the ledger, and ends. It is started by
 `posted.PostedTeacher`, in a session of its own, and holds the lock that it inherits.
@@ -48,10 +49,14 @@ async def serve() -> None:
 
 
 async def _one(teacher: Teacher, recorder: Recorder, name: bytes, request: Request) -> None:
+    """`name` is what the run knows it by: the request's own until it is answered, then its key in the ledger."""
     try:
         reply = await teacher.complete(request)
-        stands = await recorder.put(Paid(Ledger.key(teacher.model, request), teacher.model, request, reply))
-        _tell(name, b"reply", stands.model_dump_json())
+        key = Ledger.key(teacher.model, request)
+        _tell(name, b"reply", f"{key} {reply.model_dump_json()}")
+        name = key.encode()
+        stands = await recorder.put(Paid(key, teacher.model, request, reply))
+        _tell(name, b"kept", "" if stands == reply else stands.model_dump_json())
     except WorkbenchError as error:
         _tell_error(name, error)
     except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from workbench.config import Runtime, TeacherConfig
 from workbench.digest import digest
 from workbench.edge import child
 from workbench.errors import StoreError, TeacherError
-from workbench.ledger import Ledger
+from workbench.ledger import Ledger, Paid
+from workbench.teachers.recorder import Recorder
 from workbench.types import Reply, Request
 
 LINE_BYTES = 2**26  # of a request or a reply, at most
@@ -33,12 +35,12 @@ TOLD_AFTER_S = 1.0
 class PostedTeacher:
     """Raises what `OpenAITeacher` raises, and StoreError where the ledger cannot be written."""
 
-    records = True
     at_once = 0
 
     def __init__(self, config: TeacherConfig, runtime: Runtime, ledger: Ledger, *, model: str) -> None:
         self.model = model
         self.licence = config.licence or "unknown"
+        self.keeper = self
         self._order = {
             "teacher": config.model_dump(mode="json"),
             "runtime": runtime.model_dump(mode="json"),
@@ -50,6 +52,8 @@ class PostedTeacher:
         self._batches = batches_of(ledger.path, model)
         self._log = ledger.path.with_name("post.log")
         self._names = itertools.count()
+        self._answered: dict[str, asyncio.Future[bytes]] = {}  # by key: what the post says when it is on the disk
+        self._own = Recorder(ledger)
         self._starting = asyncio.Lock()
         self._post: _Post | None = None
         self._closed = False
@@ -67,7 +71,7 @@ class PostedTeacher:
         await wait_for_earlier(self._lock)
 
     async def complete(self, request: Request) -> Reply:
-        name, reply = next(self._names), asyncio.get_running_loop().create_future()
+        name, reply = b"%d" % next(self._names), asyncio.get_running_loop().create_future()
         async with self._starting:
             if self._closed:
                 raise TeacherError(f"{self.model} is not asked any more", kind="network", fatal=True)
@@ -77,7 +81,7 @@ class PostedTeacher:
             post = self._post
         post.under_way[name] = reply
         try:
-            post.requests.write(b"%d %s\n" % (name, request.model_dump_json().encode()))
+            post.requests.write(b"%s %s\n" % (name, request.model_dump_json().encode()))
             with contextlib.suppress(ConnectionError):  # the post has died: `_read` tells all who wait
                 await post.requests.drain()
             found: Reply = await reply
@@ -85,18 +89,19 @@ class PostedTeacher:
         finally:
             post.under_way.pop(name, None)
 
+    async def put(self, call: Paid) -> Reply:
+        """Waits for the post's word that it is on the disk; a post that died on the way leaves it to this process."""
+        try:
+            said = await self._answered.pop(call.key)
+        except TeacherError:
+            return await self._own.put(call)
+        return Reply.model_validate_json(said) if said.strip() else call.reply
+
     async def _read(self, post: "_Post") -> None:
         """Hands out what the post tells, until it ends; then nobody is left waiting."""
         try:
             while line := await post.replies.readline():
-                name, kind, said = line.split(b" ", 2)
-                waiting = post.under_way.get(int(name))
-                if waiting is None or waiting.done():  # nobody waits any more; it is in the ledger
-                    continue
-                if kind == b"reply":
-                    waiting.set_result(Reply.model_validate_json(said))
-                else:
-                    waiting.set_exception(_error(kind, json.loads(said)))
+                self._hand_out(post, *line.split(b" ", 2))
         except ValueError:  # half a line: it was killed while it wrote
             post.process.kill()
         if self._post is post:  # who asks from now on has a new one
@@ -106,6 +111,24 @@ class PostedTeacher:
         for waiting in post.under_way.values():
             if not waiting.done():
                 waiting.set_exception(TeacherError(told, f"{self._log} tells more", kind="network"))
+
+    def _hand_out(self, post: "_Post", name: bytes, kind: bytes, said: bytes) -> None:
+        waiting = post.under_way.get(name)
+        if kind == b"reply":
+            key, _, said = said.partition(b" ")
+            post.under_way[key] = asyncio.get_running_loop().create_future()
+            if waiting is not None:
+                self._answered[key.decode()] = post.under_way[key]
+        else:
+            post.under_way.pop(name, None)
+        if waiting is None or waiting.done():  # nobody waits any more; it is brought to the ledger all the same
+            return
+        if kind == b"reply":
+            waiting.set_result(Reply.model_validate_json(said))
+        elif kind == b"kept":
+            waiting.set_result(said)
+        else:
+            waiting.set_exception(_error(kind, json.loads(said)))
 
     async def aclose(self) -> None:
         """Ends the post, once it has brought home what is under way; that is not waited for."""
@@ -124,7 +147,7 @@ class _Post:
         hearing: asyncio.BaseTransport,
     ) -> None:  # fmt: skip
         self.process, self.requests, self.replies, self._hearing = process, requests, replies, hearing
-        self.under_way: dict[int, asyncio.Future[Reply]] = {}
+        self.under_way: dict[bytes, asyncio.Future[Any]] = {}  # by name, then by key
         self.reading: asyncio.Task[None] | None = None
 
     @classmethod

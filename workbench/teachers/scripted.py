@@ -15,7 +15,7 @@ class Scripted:
         self.script = script
         self.model = model
         self.licence = licence
-        self.records = False
+        self.keeper = None
         self.at_once = 0
         self.history: list[Request] = []
 

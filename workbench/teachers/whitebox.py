@@ -53,7 +53,7 @@ class Waiting:
 class TransformersTeacher:
     """`at_once` requests under way keep its batches full."""
 
-    records = False
+    keeper = None
     at_once = 256
 
     def __init__(self, source: str | Path, *, model: str, licence: str) -> None:
