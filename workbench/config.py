@@ -174,9 +174,9 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "full": {
         "shots": {"rows": 24},
-        "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 13.0},
+        "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 12.0},
         "select": {"recombine": 2000},
-        "train": {"max_minutes": 14.0, "epochs": 6.0},
+        "train": {"max_minutes": 13.5, "epochs": 6.0},
         "export": {"quants": ["Q8_0", "Q4_K_M", "Q4_0"]},
         "evaluate": {"base_rows": 10, "timed": 5},
     },
