@@ -117,7 +117,7 @@ class PostedTeacher:
         if kind == b"reply":
             key, _, said = said.partition(b" ")
             post.under_way[key] = asyncio.get_running_loop().create_future()
-            if waiting is not None:
+            if waiting is not None and not waiting.done():
                 self._answered[key.decode()] = post.under_way[key]
         else:
             post.under_way.pop(name, None)
