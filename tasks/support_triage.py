@@ -82,7 +82,7 @@ OTHER_NUMBERS = (
     r"(invoice|tracking|customer|serial|model|phone|part|article|ticket|voucher|firmware|version|bill)"
     r"( code| id)?( number| no\.?| nr\.?)?:? ?#?$"
 )
-ORDER = r"(?:#|\border (?:number |no\.? ?|nr\.? ?)?#?|\b(?:order|came) [a-z ]{2,25} )((?=[\w-]*\d\d\d)[a-z\d]+(?:-[a-z\d]+)*)"
+ORDER = r"(?:#|\border (?:number |no\.? ?|nr\.? ?)?#?)((?=[\w-]*\d\d\d)[a-z\d]+(?:-[a-z\d]+)*)"
 
 
 def whole_product(judged: Judged) -> str | None:

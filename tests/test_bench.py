@@ -110,7 +110,9 @@ def test_no_bench_without_heavy_validators(project: Path) -> None:
 
 def test_a_run_judges_with_them_and_leaves_no_process(task: Task, project: Path, server: TeacherServer) -> None:
     file = project / "talk.py"
-    file.write_text(file.read_text().replace("schema(), grounded(),", "schema(),").replace('by="grounded"', 'by="slow"'))
+    file.write_text(
+        file.read_text().replace("schema(), grounded(),", "schema(),").replace('by="grounded"', 'by="slow"')
+    )
     arguments = sampling(server.base_url, "sample.inverse=4", "sample.values_per_slot=0")
     done = here(project, *("sample" if word == "select" else word for word in arguments))
     assert done.returncode == 0, done.stderr

@@ -95,6 +95,33 @@ def test_forward_inputs_are_answered_anew(project: Path) -> None:
     assert {row.input["text"] for row in rows} <= labelled, "each was asked as an input of its own"
 
 
+def funnel(project: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(next(project.glob(".workbench/store/sample/*/*/funnel.json")).read_text())
+    return found
+
+
+def test_an_example_is_asked_again_until_one_passes(project: Path) -> None:
+    inputs = [
+        {"input": {"text": text}} for text in ("open app app compass", "open app app chess", "open app app notes")
+    ]
+    (project / "data" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in inputs))
+    with TeacherServer(project / "log.jsonl", script=["length", "length", "length", "ok"]) as server:
+        done = here(project, *sampling(server.base_url, "sample.candidates=3", "runtime.concurrency=1"))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (funnel(project)["candidates"], funnel(project)["passed"], funnel(project)["stopped"]) == (6, 3, "enough")
+    assert server.count == 6, "three were cut off, and the easy ones cost a call each"
+
+
+def test_a_hopeless_yield_ends_it(project: Path) -> None:
+    inputs = [{"input": {"text": f"open app app number {n}"}} for n in range(90)]
+    (project / "data" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in inputs))
+    with TeacherServer(project / "log.jsonl", text="Sure! I will.") as server:
+        done = here(project, *sampling(server.base_url, "sample.hopeless_after=20", "runtime.concurrency=2"))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert funnel(project)["stopped"] == "hopeless: 0 of 20 candidates passed"
+    assert 20 <= server.count <= 24, "and what was under way"
+
+
 @dataclass
 class Looks:
     """The teacher's answers to one input, by `k`."""

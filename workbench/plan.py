@@ -40,7 +40,7 @@ STAGES = (
     Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
     Stage("export", 3, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
-    Stage("evaluate", 3, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
+    Stage("evaluate", 4, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
 
 

@@ -84,7 +84,11 @@ def write_report(report: m.Report, folder: Path) -> None:
 
 
 def _entrant(item: dict[str, Any]) -> m.Entrant:
-    note = f"{item['unanswered']} rows not answered" if item.get("unanswered") else ""
+    notes = []
+    if item.get("unanswered"):
+        notes.append(f"{item['unanswered']} rows not answered")
+    if item.get("in_torch"):
+        notes.append("answered in torch in batches, timed alone in llama.cpp")
     return m.Entrant(
         key=item["key"],
         label=item["label"],
@@ -94,7 +98,7 @@ def _entrant(item: dict[str, Any]) -> m.Entrant:
         prompt_tokens=item["prompt_tokens"],
         seconds=item.get("seconds"),
         shipped=item.get("shipped", False),
-        note=note,
+        note="; ".join(notes),
     )
 
 

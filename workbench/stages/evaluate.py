@@ -161,12 +161,12 @@ def _base(evaluation: Evaluation) -> None:
 
 def _teacher(evaluation: Evaluation) -> None:
     context = evaluation.context
-    replies = asyncio.run(_replies(evaluation))
+    name, replies = asyncio.run(_replies(evaluation))
     answers = [
         Answer(reply.text, reply.usage.prompt_tokens) if reply is not None else Answer("", 0) for reply in replies
     ]
     config = context.config.teacher
-    figures: dict[str, Any] = {"unanswered": sum(reply is None for reply in replies)}
+    figures: dict[str, Any] = {"unanswered": sum(reply is None for reply in replies), "in_torch": name.endswith(" in torch")}
     if not config.base_url and not config.model.startswith("hf:"):
         path = models.path_or_name(config.model)
         figures.update(file_bytes=path.stat().st_size, seconds=evaluation.timed(path, few_shot=True))
@@ -175,12 +175,13 @@ def _teacher(evaluation: Evaluation) -> None:
     evaluation.add("teacher", f"teacher, {evaluation.labeler.mode} shots", evaluation.rows, answers, **figures)
 
 
-async def _replies(evaluation: Evaluation) -> list[Any]:
+async def _replies(evaluation: Evaluation) -> tuple[str, list[Any]]:
+    """The teacher's name in the ledger, and what it answered."""
     context = evaluation.context
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     try:
         await teacher.prepare()
         asker = asker_for(teacher, context.ledger, context.config)
-        return list(await label_all(asker, evaluation.labeler, evaluation.rows, context.config))
+        return teacher.model, list(await label_all(asker, evaluation.labeler, evaluation.rows, context.config))
     finally:
         await teacher.aclose()
