@@ -1,7 +1,10 @@
 """Heavy validators judge in other processes: who asks is not held up, and a process that dies costs one verdict."""
 
+# 0.4 seconds of a core each: judged inline, each would hold up the loop for as long
+
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +26,7 @@ class Slow:
 
     def judge(self, judged, task):
         import os, time
-        until = time.process_time() + 0.2
+        until = time.process_time() + 0.4
         while time.process_time() < until:
             pass
         if "die" in judged.example.input["text"]:
@@ -58,7 +61,7 @@ def test_it_judges_elsewhere_and_the_loop_goes_on(task: Task) -> None:
     async def use() -> None:
         bench = bench_for(task, 2)
         assert bench is not None
-        await judged(task, bench, "open maps")  # the processes are there
+        await asyncio.gather(*(judged(task, bench, f"open chess {n}") for n in range(4)))  # the processes are there
         longest, last, stop = 0.0, time.monotonic(), asyncio.Event()
 
         async def tick() -> None:
@@ -68,7 +71,7 @@ def test_it_judges_elsewhere_and_the_loop_goes_on(task: Task) -> None:
                 longest, last = max(longest, time.monotonic() - last), time.monotonic()
 
         ticking = asyncio.create_task(tick())
-        verdicts = await asyncio.gather(*(judged(task, bench, f"open maps {n}") for n in range(6)))
+        verdicts = await asyncio.gather(*(judged(task, bench, f"open maps {n}") for n in range(4)))
         stop.set()
         await ticking
         bench.close()
@@ -76,7 +79,7 @@ def test_it_judges_elsewhere_and_the_loop_goes_on(task: Task) -> None:
         processes = {verdict.checks[-1].reason for verdict in verdicts}
         assert str(os.getpid()) not in processes
         assert 1 <= len(processes) <= 2
-        assert longest < 0.15, "0.2 seconds of judging are not to be felt here"
+        assert longest < 0.35, "0.4 seconds of judging are not to be felt here"
 
     asyncio.run(use())
 
@@ -95,9 +98,11 @@ def test_light_ones_come_first_and_spare_the_heavy_ones(task: Task) -> None:
 
 def test_a_process_that_dies_is_an_error_of_the_validator_and_the_next_one_judges(task: Task) -> None:
     async def use() -> None:
-        bench = bench_for(task, 1)
-        died = await judged(task, bench, "open maps and die")
+        bench = bench_for(task, 2)
+        said = ["open maps 1", "open maps and die", "open maps 2", "open maps 3"]
+        first, died, *others = await asyncio.gather(*(judged(task, bench, text) for text in said))
         assert (died.outcome, died.reason) == ("error", "slow: the process that judges died")
+        assert {verdict.outcome for verdict in (first, *others)} == {"fail"}
         assert (await judged(task, bench, "open maps")).outcome == "fail"
         bench.close()
 
@@ -108,6 +113,7 @@ def test_no_bench_without_heavy_validators(project: Path) -> None:
     assert bench_for(registry.load(str(project / "talk.py")), 2) is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_run_judges_with_them_and_leaves_no_process(task: Task, project: Path, server: TeacherServer) -> None:
     file = project / "talk.py"
     file.write_text(

@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -54,11 +55,24 @@ def test_a_reply_is_in_the_ledger_when_it_is_told_to_be(server: TeacherServer, l
         keys = [ledger.key(teacher.model, question(str(n))) for n in range(20)]
         assert [ledger.get(key) for key in keys] == replies
         assert {reply.text for reply in replies} == {"[]"}
+        assert teacher._post is not None
+        processes.append(teacher._post.process)
 
+    processes: list[subprocess.Popen[bytes]] = []
     using(teacher, use)
     assert server.count == 20
-    post = teacher._post
-    assert post is None, "it has ended"
+    assert processes[0].poll() is not None, "it has ended"
+
+
+def test_half_a_surrogate_pair_is_kept_as_what_can_be_written(server: TeacherServer, ledger: Ledger) -> None:
+    teacher = made(server.base_url, ledger)
+    server.text = "cut \ud83d"
+
+    async def use() -> None:
+        assert (await kept(teacher, question("emoji"))).text == "cut \ufffd"
+
+    using(teacher, use)
+    assert ledger.count() == 1
 
 
 def test_errors_come_as_they_are(server: TeacherServer, ledger: Ledger) -> None:

@@ -1,5 +1,6 @@
 """Does the query run, and does it give what the known target gives? Executed in a sandbox (`workbench.sandbox`)."""
 
+import inspect
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.declaration import Task
-from workbench.sandbox import QueryError, SqlSandbox
+from workbench.sandbox import QueryError, SqlSandbox, sql
 from workbench.types import Check, Judged
 
 DIGITS = 6  # of a number that is compared, after the point
@@ -30,6 +31,10 @@ class Executes:
     name: str = "executes"
     heavy: bool = True
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.script, sql.CHILD)
+
     def judge(self, judged: Judged, task: Task) -> Check:
         sandbox = _sandbox(self.script, self.seconds, self.memory_mb, os.getpid())
         target = judged.example.target
@@ -48,8 +53,9 @@ class Executes:
 
 
 def executes(field: str, script: str | Path, *, seconds: float = 2.0, memory_mb: float = 64.0) -> Executes:
-    """`script`: a file of SQL that makes the tables and fills them. Raises FileNotFoundError."""
-    path = Path(script).resolve()
+    """`script`: a file of SQL that makes the tables and fills them, found from the file that calls this. Raises
+    FileNotFoundError."""
+    path = (Path(inspect.stack()[1].filename).parent / script).resolve()
     if not path.is_file():
         raise FileNotFoundError(f"{path} holds the database's script, and is not there")
     return Executes(field, path, seconds, memory_mb)

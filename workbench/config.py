@@ -57,7 +57,8 @@ class TeacherConfig(Frozen):
 
 
 class ShotsConfig(Frozen):
-    """`auto` measures the modes on `rows` dev rows and keeps the best; the seed rows are the shots.
+    """`auto` measures the modes on `rows` dev rows and keeps the best (of a teacher on this machine those whose blocks requests
+    share); the seed rows are the shots.
 
     `program`: a `dspy.Predict("request -> answer")` that dspy optimized and saved as JSON. It is one more mode: its
     instructions and demos take the place of the plain ones where they win.

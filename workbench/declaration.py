@@ -85,7 +85,8 @@ class Data:
 
 class Validator(Protocol):
     """Says `pass`, `fail` or raises. Raising is the validator's own fault and is counted apart. One that takes its time, say
-    because it executes something, has `heavy = True`: it judges in other processes, after those that have not."""
+    because it executes something, has `heavy = True`: it judges after those that have not, and while a
+    teacher is asked in other processes. `files`, where there are some, are those that its judgement rests on."""
 
     @property
     def name(self) -> str: ...

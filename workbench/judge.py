@@ -83,26 +83,44 @@ class Bench:
     def __init__(self, task: Task, jobs: int) -> None:
         self._task, self._jobs = task, jobs
         self._pool: ProcessPoolExecutor | None = None
+        self._alone = asyncio.Lock()
 
     async def checks(self, example: Example, text: str) -> tuple[Check, ...]:
         """What the heavy validators say, the first that does not pass last."""
-        if self._pool is None:
-            task = self._task
-            told = (task.name, task.title, task.file, os.getpid())
-            self._pool = ProcessPoolExecutor(self._jobs, get_context("spawn"), _sit_down, told)
-        pool = self._pool
+        loop = asyncio.get_running_loop()
+        pool = self._pool = self._pool or self._begun(self._jobs)
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, _heavy_checks, example, text)
-        except BrokenProcessPool:  # all that were in it are lost, and are told so; the next one has a new one
+            return await loop.run_in_executor(pool, _heavy_checks, example, text)
+        except BrokenProcessPool:  # one candidate's death takes all that sit there with it
             if self._pool is pool:
                 self._pool = None
-            name = next(validator.name for validator in self._task.cheap if heavy(validator))
-            return (Check(validator=name, outcome="error", reason="the process that judges died"),)
+        async with self._alone:  # whose it was, is found out one by one
+            single = self._begun(1)
+            try:
+                return await loop.run_in_executor(single, _heavy_checks, example, text)
+            except BrokenProcessPool:
+                name = next(validator.name for validator in self._task.cheap if heavy(validator))
+                return (Check(validator=name, outcome="error", reason="the process that judges died"),)
+            finally:
+                _end(single)
+
+    def _begun(self, jobs: int) -> ProcessPoolExecutor:
+        task = self._task
+        told = (task.name, task.title, task.file, os.getpid())
+        return ProcessPoolExecutor(jobs, get_context("spawn"), _sit_down, told)
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            _end(pool)
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """At once: what they judge nobody waits for."""
+    processes = list((pool._processes or {}).values())  # Python 3.14 has `terminate_workers`
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
 
 
 def bench_for(task: Task, jobs: int) -> Bench | None:

@@ -117,7 +117,7 @@ class Ledger:
             {
                 "v": 1,
                 "model": model,
-                "messages": [[m.role, _text(m.content)] for m in request.messages],
+                "messages": [[m.role, writable(m.content)] for m in request.messages],
                 "temperature": float(request.temperature),
                 "top_p": float(request.top_p),
                 "max_tokens": request.max_tokens,
@@ -171,8 +171,8 @@ class Ledger:
             "teacher": call.teacher or call.model,
             "model": call.model,
             "purpose": call.request.purpose,
-            "request": _text(json.dumps(call.request.model_dump(), ensure_ascii=False)),
-            "text": _text(call.reply.text),
+            "request": writable(json.dumps(call.request.model_dump(), ensure_ascii=False)),
+            "text": writable(call.reply.text),
             "finish": call.reply.finish,
             **call.reply.usage.model_dump(),
             "seconds": float(call.reply.seconds),
@@ -190,9 +190,9 @@ class Ledger:
             "teacher": teacher or model,
             "model": model,
             "purpose": request.purpose,
-            "request": _text(json.dumps(request.model_dump(), ensure_ascii=False)),
+            "request": writable(json.dumps(request.model_dump(), ensure_ascii=False)),
             "kind": kind,
-            "message": redact(_text(message)),
+            "message": redact(writable(message)),
             "created": _now(),
             "run": self.run,
         }
@@ -256,8 +256,8 @@ def _reply(row: Mapping[str, Any] | sqlite3.Row) -> Reply:
     return Reply(text=row["text"], finish=row["finish"], usage=usage, seconds=row["seconds"], logprob=row["logprob"])
 
 
-def _text(text: str) -> str:
-    """What UTF-8 can hold: a teacher cut off inside an emoji leaves half a surrogate pair."""
+def writable(text: str) -> str:
+    """The text as UTF-8 can hold it: a teacher cut off inside an emoji leaves half a surrogate pair."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

@@ -34,7 +34,7 @@ class Stage(NamedTuple):
 TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
-    Stage("shots", 4, ("examples",), ("teacher", "shots")),
+    Stage("shots", 5, ("examples",), ("teacher", "shots")),
     Stage("sample", 9, ("examples", "shots"), ("teacher", "shots", "sample")),
     Stage("select", 7, ("examples", "sample"), ("select",), ("datasketch", "scikit-learn")),
     Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
@@ -68,8 +68,10 @@ def key_of(stage: Stage, parts: Mapping[str, Any]) -> str:
 
 
 def code_digest(task: Task) -> str:
-    """Of the task's file, its data and the validators it was declared with. That data is missing is told where it is read."""
+    """Of the task's file, its data, and the validators it was declared with, their own `files` among them. That data is missing
+    is told where it is read."""
     modules = {type(validator).__module__ for validator in task.validators}
     files = [Path(str(import_module(name).__file__)) for name in modules if not name.startswith("workbench_task_")]
     data = [task.data.root / name for name in (*task.data.files.values(), task.data.corpus)]
-    return tree_digest([task.file, *(path for path in data if path.is_file()), *files])
+    own = [path for validator in task.validators for path in getattr(validator, "files", ())]
+    return tree_digest([task.file, *(path for path in data if path.is_file()), *files, *sorted(set(own))])

@@ -11,7 +11,7 @@ from typing import Any
 
 CHILD = Path(__file__).with_name("sql_child.py")
 START_S = 20.0
-GRACE_S = 1.0  # beyond what a query may take, before its process is killed
+PATIENCE = 5.0  # times the seconds that a query may take, before its process is killed: it has not had its core
 
 
 class QueryError(Exception):
@@ -21,7 +21,7 @@ class QueryError(Exception):
 class SqlSandbox:
     """A query at a time, from any thread; the process begins with the first one, and again after one that had to be killed.
 
-    script: SQL that makes the tables and fills them; it is ours, and executed without limits.
+    script: SQL that makes the tables and fills them; it is ours, and has `START_S` seconds.
     seconds, memory_mb, rows: what a query may take and give, at most.
     """
 
@@ -34,8 +34,14 @@ class SqlSandbox:
     def run(self, query: str) -> list[tuple[Any, ...]]:
         """The rows; blobs as hexadecimal text. Raises QueryError; ValueError where the script itself fails."""
         with self._one:
+            if self._process is not None and self._process.poll() is not None:  # it died while nobody asked
+                self._end()
             process = self._process or self._begin()
-            reply = self._asked(process, json.dumps(query), self._seconds + GRACE_S)
+            try:
+                reply = self._asked(process, json.dumps(query), PATIENCE * self._seconds + 1)
+            except BaseException:  # what it answers is for nobody
+                self._end()
+                raise
         if "error" in reply:
             raise QueryError(reply["error"])
         return [tuple(row) for row in reply["rows"]]

@@ -3,7 +3,8 @@
     in   one line of JSON: script, seconds, memory_mb, rows; then a query a line, as JSON
     out  a line each: {"rows": [...]} or {"error": "..."}; the first one, for the script, holds no rows
 
-Time: a handler looks at the clock every few thousand steps of SQLite's virtual machine. Memory: SQLite's own heap limit, and
+Time: a handler looks at this process's own clock, the time that it had a core, every few thousand steps of SQLite's virtual
+machine; a busy machine makes no query slow. Memory: SQLite's own heap limit, and
 the process's address space. Writes: the authorizer allows reading alone, and no file may grow. Network and files: SQLite has
 no words for them but ATTACH and extensions, which are refused; and this process can open nothing any more.
 """
@@ -35,7 +36,8 @@ def opened(script: str, memory: int) -> sqlite3.Connection:
     db.executescript(script)
     db.execute("PRAGMA temp_store = MEMORY")
     db.execute("PRAGMA query_only = ON")
-    db.execute(f"PRAGMA hard_heap_limit = {memory}")
+    held = db.execute("PRAGMA page_count").fetchone()[0] * db.execute("PRAGMA page_size").fetchone()[0]
+    db.execute(f"PRAGMA hard_heap_limit = {memory + held * 5 // 4}")
     db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, VALUE_BYTES)
     db.set_authorizer(authorized)
     return db
@@ -58,10 +60,13 @@ def fence(memory: int) -> None:
 
 def answered(db: sqlite3.Connection, query: str, seconds: float, rows: int) -> dict[str, Any]:
     """One query's rows, or why there are none."""
-    until = time.monotonic() + seconds
-    db.set_progress_handler(lambda: time.monotonic() > until, STEPS)
+    until = time.process_time() + seconds
+    db.set_progress_handler(lambda: time.process_time() > until, STEPS)
     try:
-        found = db.execute(query).fetchmany(rows + 1)
+        cursor = db.execute(query)
+        if cursor.description is None:
+            return {"error": "it is no query: it asks for nothing"}
+        found = cursor.fetchmany(rows + 1)
     except sqlite3.OperationalError as error:
         late = str(error) == "interrupted"
         return {"error": f"it takes more than {seconds:g} seconds" if late else str(error)}

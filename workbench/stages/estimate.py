@@ -66,7 +66,7 @@ def measured(task: Task, config: Config, ledger: Ledger, rows: int) -> Rates:
 
 async def _measured(task: Task, config: Config, ledger: Ledger, rows: int) -> Rates:
     dev = task.examples("dev")[:rows]
-    labeler = Labeler(task, task.examples("seed"), tried(config.shots)[0], config.shots)
+    labeler = Labeler(task, task.examples("seed"), tried(config)[0], config.shots)
     teacher = build_teacher(config.teacher, config.runtime, ledger)
     try:
         await teacher.prepare()
@@ -95,7 +95,7 @@ def planned(task: Task, config: Config) -> list[Step]:
     sample, sources = config.sample, set(task.sources)
     inverse, forward = (sample.inverse if "inverse" in sources else 0, sample.forward if "forward" in sources else 0)
     corpus = len(task.corpus()) if "corpus" in sources else 0
-    modes = tried(config.shots)
+    modes = tried(config)
     labelers = [Labeler(task, seeds, mode, config.shots) for mode in modes]
     label = max(_chars([labeler.messages(row) for row in dev]) for labeler in labelers)
     writer, values, rng = InputWriter(task, seeds), ValueWriter(task, seeds), random.Random(0)

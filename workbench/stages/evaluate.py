@@ -166,7 +166,10 @@ def _teacher(evaluation: Evaluation) -> None:
         Answer(reply.text, reply.usage.prompt_tokens) if reply is not None else Answer("", 0) for reply in replies
     ]
     config = context.config.teacher
-    figures: dict[str, Any] = {"unanswered": sum(reply is None for reply in replies), "in_torch": name.endswith(" in torch")}
+    figures: dict[str, Any] = {
+        "unanswered": sum(reply is None for reply in replies),
+        "in_torch": name.endswith(" in torch"),
+    }
     if not config.base_url and not config.model.startswith("hf:"):
         path = models.path_or_name(config.model)
         figures.update(file_bytes=path.stat().st_size, seconds=evaluation.timed(path, few_shot=True))

@@ -92,9 +92,9 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
             raise
         stopped = str(error)
     finally:
-        await teacher.aclose()
         if bench is not None:
             bench.close()
+        await teacher.aclose()
     if leaks:
         context.say(f"sample: what is too like {len(leaks)} dev or test rows was kept from the teacher")
     outcomes, spent = loop.outcomes, asker.spent

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from workbench.errors import TeacherError
-from workbench.ledger import redact
+from workbench.ledger import redact, writable
 from workbench.types import Reply, Request, Usage
 
 SHORTEST_KEY = 8  # `local` is no secret
@@ -169,7 +169,7 @@ def reply_of(answer: Any, seconds: float) -> Reply:
     usage = getattr(answer, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
     return Reply(
-        text=message.content or "",
+        text=writable(message.content or ""),
         finish="length" if cut else "stop",
         usage=Usage(
             prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,

@@ -1,8 +1,9 @@
-"""`python -m workbench.teachers.post`: asks one API for a run, and brings each reply into the ledger before it tells of it.
+"""`python -m workbench.teachers.post`: asks one API for a run, and brings each reply into the ledger.
 
     in   one line of JSON: teacher, runtime, ledger, run; then a line a request: `NAME REQUEST`
     out  a line each, in the order they are done: `NAME reply KEY REPLY` or `NAME teacher ERROR`; and when what was answered is
-         on the disk `KEY kept`, with the reply that stands where it is another's, or `KEY store ERROR`
+         on the disk `KEY kept`, with the reply that stands where it is another's, or `KEY store ERROR` (`teacher` where
+         it is no fault of the disk's)
 
 When its input ends, by the run's own end or by its kill, it takes what is under way to the ledger, and ends. It is started by
 `posted.PostedTeacher`, in a session of its own, and holds the lock that it inherits.

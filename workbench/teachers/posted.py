@@ -33,7 +33,8 @@ TOLD_AFTER_S = 1.0
 
 
 class PostedTeacher:
-    """Raises what `OpenAITeacher` raises, and StoreError where the ledger cannot be written."""
+    """Raises what `OpenAITeacher` raises, and StoreError where the ledger cannot be written. One request of a kind at a time:
+    the asker lets the others wait."""
 
     at_once = 0
 
@@ -101,8 +102,11 @@ class PostedTeacher:
         """Hands out what the post tells, until it ends; then nobody is left waiting."""
         try:
             while line := await post.replies.readline():
-                self._hand_out(post, *line.split(b" ", 2))
-        except ValueError:  # half a line: it was killed while it wrote
+                if not line.endswith(b"\n"):
+                    raise ValueError(line)
+                name, kind, said = line.split(b" ", 2)
+                self._hand_out(post, name, kind, said)
+        except ValueError:  # half a line, for it was killed while it wrote; or none of ours
             post.process.kill()
         if self._post is post:  # who asks from now on has a new one
             self._post = None
@@ -111,24 +115,23 @@ class PostedTeacher:
         for waiting in post.under_way.values():
             if not waiting.done():
                 waiting.set_exception(TeacherError(told, f"{self._log} tells more", kind="network"))
+                waiting.exception()  # some nobody asks for any more: no word of that from asyncio
 
     def _hand_out(self, post: "_Post", name: bytes, kind: bytes, said: bytes) -> None:
         waiting = post.under_way.get(name)
+        heard = waiting is not None and not waiting.done()  # else it is brought to the ledger all the same
         if kind == b"reply":
             key, _, said = said.partition(b" ")
-            post.under_way[key] = asyncio.get_running_loop().create_future()
-            if waiting is not None and not waiting.done():
-                self._answered[key.decode()] = post.under_way[key]
-        else:
-            post.under_way.pop(name, None)
-        if waiting is None or waiting.done():  # nobody waits any more; it is brought to the ledger all the same
+            reply, kept = Reply.model_validate_json(said), asyncio.get_running_loop().create_future()
+            post.under_way[key] = kept
+            if waiting is not None and heard:
+                self._answered[key.decode()] = kept
+                waiting.set_result(reply)
             return
-        if kind == b"reply":
-            waiting.set_result(Reply.model_validate_json(said))
-        elif kind == b"kept":
-            waiting.set_result(said)
-        else:
-            waiting.set_exception(_error(kind, json.loads(said)))
+        error = None if kind == b"kept" else _error(kind, json.loads(said))
+        post.under_way.pop(name, None)
+        if waiting is not None and heard:
+            waiting.set_result(said) if error is None else waiting.set_exception(error)
 
     async def aclose(self) -> None:
         """Ends the post, once it has brought home what is under way; that is not waited for."""
