@@ -130,7 +130,6 @@ def support_triage() -> Task:
             simple("order_number", order_number),
             equivalent(),
         ],
-        lets_by=50.0,
         sources=("seed", "recombine", "corpus"),
         styles=("angry", "polite, long", "short, fragments", "chatty, with a story before the matter",
                 "not a native speaker", "lower case, typing errors", "matter of fact"),
