@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -307,15 +308,35 @@ def test_a_dry_run_does_nothing(project: Path) -> None:
 
 
 def test_a_task_from_an_outside_package(tmp_path: Path) -> None:
-    """Installed as pip leaves it: a package and its metadata with an entry point in the group `workbench.tasks`."""
-    site, empty = tmp_path / "site", tmp_path / "elsewhere"
+    """A wheel with an entry point in the group `workbench.tasks`, installed by pip."""
+    made, site, empty = tmp_path / "made", tmp_path / "site", tmp_path / "elsewhere"
     empty.mkdir()
-    write_task(site / "outside_tasks")
-    (site / "outside_tasks" / "__init__.py").write_text("")
-    info = site / "outside_tasks-1.0.dist-info"
+    write_task(made / "outside_tasks")
+    (made / "outside_tasks" / "__init__.py").write_text("")
+    info = made / "outside_tasks-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-tasks\nVersion: 1.0\n")
+    (info / "WHEEL").write_text("Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
     (info / "entry_points.txt").write_text("[workbench.tasks]\ntalk = outside_tasks.talk:talk\n")
+    files = [path for path in made.rglob("*") if path.is_file()]
+    (info / "RECORD").write_text("".join(f"{path.relative_to(made)},,\n" for path in [*files, info / "RECORD"]))
+    wheel = tmp_path / "outside_tasks-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in [*files, info / "RECORD"]:
+            archive.write(path, path.relative_to(made))
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
+    subprocess.run(pip, check=True, timeout=120)
     listed = workbench(empty, "list", PYTHONPATH=str(site))
     assert f"{'talk':18} Turn one request into calls." in listed.stdout, listed.stderr
     assert str(site / "outside_tasks" / "talk.py") in listed.stdout
