@@ -20,8 +20,11 @@ class Teacher(Protocol):
 
     model: str
     licence: str
-    keeper: Keeper | None  # where its replies reach the ledger though this process is killed; None: who asks sees to it
     at_once: int  # requests that it is best kept busy with; 0: no more than `runtime.concurrency`
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """Where its replies reach the ledger though this process is killed; None: who asks sees to it."""
 
     async def prepare(self) -> None:
         """What has to be done once on this machine, before a budget's minutes begin."""
