@@ -46,7 +46,7 @@ def main() -> None:
         rates = []
         for _ in range(args.repeat):
             start = monotonic()
-            found = rejudge("phone_actions", path)
+            found = rejudge(registry.load("phone_actions"), path)
             rates.append(args.candidates / (monotonic() - start))
             assert found.counts.total() == args.candidates
             print(f"{rates[-1]:,.0f} candidates a second; {dict(found.counts)}", flush=True)

@@ -6,7 +6,7 @@ import pytest
 from servers import TeacherServer
 from small import TASK, here, sampling, write_task
 
-from workbench import rejudge
+from workbench import registry, rejudge
 from workbench.runs import candidates_of
 
 STRICTER = '''
@@ -35,7 +35,7 @@ def test_nothing_changes_where_nothing_was_changed(project: Path, monkeypatch: p
     path = candidates_of(folder)
     lines = path.read_text().splitlines()
     assert len(list(rejudge._parts(path))) > 5
-    found = rejudge.rejudge(str(project / "talk.py"), path, jobs=2)
+    found = rejudge.rejudge(registry.load(str(project / "talk.py")), path, jobs=2)
     assert found.counts.total() == len(lines) and not found.changed
     assert found.counts["pass", "pass"] > 10 and found.counts["grounded", "grounded"] > 0
 

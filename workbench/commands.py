@@ -272,7 +272,7 @@ def rejudge(name: str, run_name: str, jobs: int) -> None:
     own = _runs_of(task)
     # the newest, though it may have ended early
     run = own[-1] if own and not run_name else find_run(Path.cwd(), run_name or task.name)
-    for line in again.told(again.rejudge(name, candidates_of(run), jobs)):
+    for line in again.told(again.rejudge(task, candidates_of(run), jobs)):
         print(line)
 
 

@@ -15,6 +15,7 @@ import string
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
@@ -159,12 +160,12 @@ class Task:
     def given(self, input: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in input.items() if name != self.written}
 
-    @property
+    @cached_property
     def cheap(self) -> list[Validator]:
         """Those that cost no call, the heavy ones last."""
         return sorted((validator for validator in self.validators if not _asks(validator)), key=heavy)
 
-    @property
+    @cached_property
     def dear(self) -> list[DearValidator]:
         return [validator for validator in self.validators if _asks(validator)]
 

@@ -3,8 +3,6 @@
 import asyncio
 import os
 import signal
-import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +12,7 @@ from pathlib import Path
 from workbench import registry
 from workbench.declaration import SecondLook, Task, Validator, heavy
 from workbench.errors import WorkbenchError
+from workbench.machine import end_with
 from workbench.outputs import ParseError
 from workbench.types import Check, Example, Judged, Verdict
 
@@ -88,14 +87,14 @@ class Bench:
     async def checks(self, example: Example, text: str) -> tuple[Check, ...]:
         """What the heavy validators say, the first that does not pass last."""
         loop = asyncio.get_running_loop()
-        pool = self._pool = self._pool or self._begun(self._jobs)
+        pool = self._pool = self._pool or processes(self._task, self._jobs)
         try:
             return await loop.run_in_executor(pool, _heavy_checks, example, text)
         except BrokenProcessPool:  # one candidate's death takes all that sit there with it
             if self._pool is pool:
                 self._pool = None
         async with self._alone:  # whose it was, is found out one by one
-            single = self._begun(1)
+            single = processes(self._task, 1)
             try:
                 return await loop.run_in_executor(single, _heavy_checks, example, text)
             except BrokenProcessPool:
@@ -103,11 +102,6 @@ class Bench:
                 return (Check(validator=name, outcome="error", reason="the process that judges died"),)
             finally:
                 _end(single)
-
-    def _begun(self, jobs: int) -> ProcessPoolExecutor:
-        task = self._task
-        told = (task.name, task.title, task.file, os.getpid())
-        return ProcessPoolExecutor(jobs, get_context("spawn"), _sit_down, told)
 
     def close(self) -> None:
         pool, self._pool = self._pool, None
@@ -128,21 +122,26 @@ def bench_for(task: Task, jobs: int) -> Bench | None:
     return Bench(task, jobs) if any(heavy(validator) for validator in task.cheap) else None
 
 
-_TASK: list[Task] = []  # of a process on the bench
+def processes(task: Task, jobs: int) -> ProcessPoolExecutor:
+    """Of the run, each with the task (`seated`); they end with it, by kill -9 too."""
+    return ProcessPoolExecutor(jobs, get_context("spawn"), _sit_down, (task.name, task.title, task.file, os.getpid()))
+
+
+_TASK: list[Task] = []  # of such a process
+
+
+def seated() -> Task:
+    """In such a process: its task."""
+    (task,) = _TASK
+    return task
 
 
 def _sit_down(name: str, title: str, file: Path, run: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the run, which ends us
-
-    def watch() -> None:
-        while os.getppid() == run:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    end_with(run)
     _TASK.append(registry.made(registry.Found(name, title, file)))
 
 
 def _heavy_checks(example: Example, text: str) -> tuple[Check, ...]:
-    (task,) = _TASK
+    task = seated()
     return judge_cheap(task, example, text, [validator for validator in task.cheap if heavy(validator)]).checks

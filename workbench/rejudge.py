@@ -6,14 +6,11 @@ The file is cut at line ends and judged by several processes; only counts and a 
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
-from workbench import registry
 from workbench.declaration import Task
-from workbench.judge import judge_cheap
+from workbench.judge import judge_cheap, processes, seated
 from workbench.machine import cores
 from workbench.stages.gate import text_of
 from workbench.stages.sample import Judgement
@@ -24,8 +21,6 @@ PART_BYTES = 2**20
 BEFOREHAND = ("finished", "input")  # what the sampling itself refuses, before any validator
 
 Change = tuple[str, str]  # what the verdict was, and is: `pass`, or the name of the validator that ended it
-
-_TASK: list[Task] = []  # of a judging process
 
 
 @dataclass
@@ -46,11 +41,11 @@ class Rejudged:
         return Counter({change: count for change, count in self.counts.items() if change[0] != change[1]})
 
 
-def rejudge(task: str, candidates: Path, jobs: int = 0) -> Rejudged:
-    """`candidates` is a run's candidates.jsonl; `task`, a name or a path, is one that can be loaded."""
+def rejudge(task: Task, candidates: Path, jobs: int = 0) -> Rejudged:
+    """`candidates` is a run's candidates.jsonl."""
     found, parts = Rejudged(), list(_parts(candidates))
     jobs = min(jobs or cores(), max(1, len(parts)))
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _load, (task,)) as pool:
+    with processes(task, jobs) as pool:
         for part in pool.map(_judged, [candidates] * len(parts), *zip(*parts, strict=True)) if parts else ():
             found.add(part)
     return found
@@ -82,13 +77,9 @@ def _parts(path: Path) -> Iterator[tuple[int, int]]:
             start = handle.tell()
 
 
-def _load(task: str) -> None:
-    _TASK.append(registry.load(task))
-
-
 def _judged(path: Path, start: int, end: int) -> Rejudged:
     """In a process of its own."""
-    (task,) = _TASK
+    task = seated()
     dear, found = {validator.name for validator in task.dear}, Rejudged()
     with path.open("rb") as handle:
         handle.seek(start)

@@ -13,16 +13,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
 import workbench
 from workbench.errors import EdgeError
+from workbench.machine import end_with
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_POLL_S = 0.5
 
 
 def environment(*first_on_path: Path) -> dict[str, str]:
@@ -71,18 +70,13 @@ def settle() -> None:
     with contextlib.suppress(OSError):  # no /proc: not Linux, or a sandbox without it
         Path("/proc/self/oom_score_adj").write_text("1000")
 
-    def watch_pid() -> None:
-        while os.getppid() == parent:
-            time.sleep(_POLL_S)
-        os._exit(1)
-
     def watch_pipe() -> None:
         while os.read(0, 4096):
             pass
         os._exit(0)
 
-    for watch in (watch_pid, watch_pipe):
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch_pipe, daemon=True).start()
+    end_with(parent)
 
 
 def tail(log: Path, lines: int = 12) -> str:

@@ -179,9 +179,8 @@ class Loop:
                 passed = self.outcomes["pass"]
                 if self.judged >= config.hopeless_after and passed < config.hopeless_yield * self.judged:
                     teacher = self.asker.teacher
-                    if (
-                        teacher.keeper or not teacher.at_once
-                    ):  # what is under way at an API is paid for: into the ledger
+                    # what is under way at an API is paid for: into the ledger
+                    if teacher.keeper or not teacher.at_once:
                         await asyncio.gather(*ahead)
                     return f"hopeless: {passed} of {self.judged} candidates passed"
         finally:

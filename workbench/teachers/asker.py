@@ -171,9 +171,8 @@ class Asker:
                 raise
             self.spent.sent += 1
             self._count(reply)  # before the next one may be sent: no cap is passed by more than what is under way
-        return await self._keeper.put(
-            Paid(key, self.teacher.model, request, reply)
-        )  # the wire does not wait for the disk
+        # the next one need not wait for the disk
+        return await self._keeper.put(Paid(key, self.teacher.model, request, reply))
 
     async def _once(self, key: str, request: Request) -> Reply:
         if self._broken is not None:  # nobody is sent after one who found the teacher dead
