@@ -22,12 +22,12 @@ def main() -> None:
     if not (args.data / "seeds.jsonl").is_file():
         sys.exit(f"error: {args.data} holds no seeds.jsonl\nnext:  name the folder of the data with --data")
     os.environ["HOME_ASSISTANT_DATA"] = str(args.data.resolve())
-    from workbench import commands
+    from workbench import commands, registry
     from workbench.errors import WorkbenchError
 
     try:
-        config = commands.settings(args.profile, None, args.sets, teacher="", student="")
-        commands.run(str(Path(__file__).with_name("home_assistant_task.py")), config)
+        task = registry.load(str(Path(__file__).with_name("home_assistant_task.py")))
+        commands.run(task, commands.settings(task, args.profile, args.sets))
     except WorkbenchError as error:
         sys.exit(f"error: {error}\nnext:  {error.hint}")
 

@@ -10,6 +10,7 @@ from workbench.commands import settings
 from workbench.config import TeacherConfig
 from workbench.errors import ConfigError
 from workbench.prices import FILE, Entry, priced
+from workbench.registry import load
 
 OPENAI = "https://api.openai.com/v1"
 OWN = """
@@ -81,6 +82,6 @@ def test_every_verb_that_takes_settings_looks_it_up_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = settings("quick", None, [f"teacher.base_url={OPENAI}"], teacher="gpt-4.1", student="")
+    config = settings(load("phone_actions"), "quick", [f"teacher.base_url={OPENAI}"], teacher="gpt-4.1")
     assert (config.teacher.price_in, config.teacher.price_out) == (2, 8)
     assert capsys.readouterr().out.startswith("prices: 2 and 8 a million tokens")

@@ -294,14 +294,14 @@ def test_the_default_config_names_the_default_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "tiles", "wanted"),
+    ("engine", "bf16", "wanted"),
     [("auto", True, "TransformersTeacher"), ("auto", False, "EmbeddedTeacher"), ("llama.cpp", True, "EmbeddedTeacher"),
      ("torch", False, "TransformersTeacher")],
 )  # fmt: skip
 def test_the_engine_of_a_gguf(
-    engine: str, tiles: bool, wanted: str, smollm2: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, bf16: bool, wanted: str, smollm2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build, "has_bf16_tiles", lambda: tiles)
+    monkeypatch.setattr(build, "multiplies_bf16", lambda: bf16)
     config = TeacherConfig.model_validate({"model": "smollm2-135m-instruct", "engine": engine})
     teacher = build_teacher(config, Runtime())
     assert type(teacher).__name__ == wanted

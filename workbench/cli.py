@@ -39,10 +39,11 @@ def run(
     ] = None,
 ) -> None:
     """Turn a task into an expert, from its data to the shipped file and its report. Goes on where it was stopped."""
-    from workbench import commands
+    from workbench import commands, registry
 
-    settings = commands.settings(profile, config, set_ or [], teacher=teacher, student=student)
-    commands.run(task, settings, until=until, force=force, dry=dry_run, accept=accept_terms or [])
+    found = registry.load(task)
+    settings = commands.settings(found, profile, set_ or [], file=config, teacher=teacher, student=student)
+    commands.run(found, settings, until=until, force=force, dry=dry_run, accept=accept_terms or [])
 
 
 @app.command()
@@ -148,9 +149,10 @@ def estimate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
 ) -> None:
     """Say what a run would ask of the teacher at most: calls, tokens, money, minutes."""
-    from workbench import commands
+    from workbench import commands, registry
 
-    commands.estimate(task, commands.settings(profile, None, set_ or [], teacher=teacher, student=""), ask)
+    found = registry.load(task)
+    commands.estimate(found, commands.settings(found, profile, set_ or [], teacher=teacher), ask)
 
 
 @app.command()
@@ -163,9 +165,9 @@ def teachers(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
 ) -> None:
     """Measure teachers on dev rows (score, what passes, time, cost) and recommend one."""
-    from workbench import commands
+    from workbench import commands, registry
 
-    commands.teachers(task, teacher, rows, set_ or [])
+    commands.teachers(registry.load(task), teacher, rows, set_ or [])
 
 
 @app.command("tune-teacher")
@@ -179,10 +181,11 @@ def tune_teacher(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
 ) -> None:
     """Let a dspy optimizer write the teacher's prompt, with the task's validators as its metric."""
-    from workbench import commands
+    from workbench import commands, registry
 
-    settings = commands.settings(profile, None, set_ or [], teacher=teacher, student="")
-    commands.tune_teacher(task, settings, optimizer, calls, rows)
+    found = registry.load(task)
+    settings = commands.settings(found, profile, set_ or [], teacher=teacher)
+    commands.tune_teacher(found, settings, optimizer, calls, rows)
 
 
 @app.command()

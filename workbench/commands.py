@@ -18,13 +18,21 @@ from workbench.errors import ConfigError, DataError, EdgeError, StoreError, Task
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
-from workbench.runs import Lock, RunFolder, candidates_of, find_run, list_runs, read_lock
+from workbench.runs import RunFolder, candidates_of, find_run, list_runs, read_lock
 from workbench.store import RunLock
 
 
-def settings(profile: str, file: Path | None, sets: list[str], *, teacher: str, student: str) -> Config:
+def settings(
+    task: Task,
+    profile: str,
+    sets: Sequence[str] = (),
+    *,
+    file: Path | None = None,
+    teacher: str = "",
+    student: str = "",
+) -> Config:
     sections = {name: {"model": model} for name, model in (("teacher", teacher), ("student", student)) if model}
-    config = load_config(profile, file, tuple(sets), **sections)
+    config = load_config(profile, file, tuple(sets), task.profiles, **sections)
     priced, told = prices.priced(config.teacher, Path.cwd())
     if told:
         print(f"prices: {told}")
@@ -32,7 +40,7 @@ def settings(profile: str, file: Path | None, sets: list[str], *, teacher: str, 
 
 
 def run(
-    name: str, config: Config, *, until: str = "", force: str = "", dry: bool = False, accept: Sequence[str] = ()
+    task: Task, config: Config, *, until: str = "", force: str = "", dry: bool = False, accept: Sequence[str] = ()
 ) -> None:
     """All the stages, then the report and its table. `accept`: names of terms that the user accepts with this command."""
     names = [stage.name for stage in plan.STAGES]
@@ -42,7 +50,6 @@ def run(
     unknown = [quant for quant in config.export.quants if quant not in QUANTS]
     if unknown:
         raise ConfigError(f"export.quants: there is no {unknown[0]!r}", f"there are {', '.join(QUANTS)}")
-    task = registry.load(name)
     project = Path.cwd()
     root = project / ".workbench"
     if dry:
@@ -155,7 +162,7 @@ def report(name: str) -> None:
         raise StoreError(f"{folder.name} did not get as far as its evaluation", "run the task to its end first")
     config = load_config(file=folder / "config.toml")
     try:
-        made = build_report(registry.load(_task_of(lock)), config, lock, folder)
+        made = build_report(registry.load(_typed(lock.task, lock.file)), config, lock, folder)
         write_report(made, folder)
     except FileNotFoundError as error:
         raise StoreError(
@@ -165,10 +172,10 @@ def report(name: str) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-def _task_of(lock: Lock) -> str:
-    """By name where that still means this file, else by path."""
+def _typed(name: str, file: str) -> str:
+    """A task as it can be typed: by name where that means this file, else by path."""
     known = {found.name: found.file for found in registry.available()}
-    return lock.task if str(known.get(lock.task)) == lock.file else lock.file
+    return name if str(known.get(name)) == file else file
 
 
 def list_tasks() -> None:
@@ -185,7 +192,10 @@ def check(name: str) -> int:
     names = [name] if name else [found.name for found in registry.available()]
     code = 0
     for each in names:
-        trial = try_task(registry.load(each))
+        task = registry.load(each)
+        for profile in task.profiles:
+            load_config(profile, profiles=task.profiles)
+        trial = try_task(task)
         print_trial(trial, Console())
         code = code if trial.ok else 1
     return code
@@ -296,12 +306,12 @@ def _runs_of(task: Task) -> list[Path]:
     return [folder for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
 
 
-def estimate(name: str, config: Config, ask: int) -> None:
+def estimate(task: Task, config: Config, ask: int) -> None:
     """At most what a run asks of the teacher, from the prompts as they would be sent, and from `ask` real requests."""
     from workbench.ledger import Ledger
     from workbench.stages import estimate as stage
 
-    task, rates = registry.load(name), stage.GUESSED
+    rates = stage.GUESSED
     if ask:
         home = Path.cwd() / ".workbench"
         with RunLock(home), Ledger(home / "ledger.sqlite", run="estimate") as ledger:
@@ -309,21 +319,20 @@ def estimate(name: str, config: Config, ask: int) -> None:
     print("\n".join(stage.told(stage.planned(task, config), config, rates)))
 
 
-def teachers(name: str, named: Sequence[str], rows: int, sets: list[str]) -> None:
+def teachers(task: Task, named: Sequence[str], rows: int, sets: Sequence[str]) -> None:
     """Each teacher's figures on dev, and the one to take. One that fails is told and left out."""
     from workbench.ledger import Ledger
     from workbench.stages import roster
 
-    task, found = registry.load(name), []
+    found = []
     home = Path.cwd() / ".workbench"
     with RunLock(home), Ledger(home / "ledger.sqlite", run="teachers") as ledger:
         for each in dict.fromkeys(named):
             model, at, url = each.partition("@http")
             more = [f"teacher.base_url=http{url}"] if at else []
             try:
-                found.append(
-                    roster.tried(task, settings("full", None, [*sets, *more], teacher=model, student=""), ledger, rows)
-                )
+                config = settings(task, "full", [*sets, *more], teacher=model)
+                found.append(roster.tried(task, config, ledger, rows))
             except WorkbenchError as error:
                 print(f"{each}: {error}\n{error.hint}".strip(), file=sys.stderr)
     if not found:
@@ -332,19 +341,18 @@ def teachers(name: str, named: Sequence[str], rows: int, sets: list[str]) -> Non
     print(roster.recommended(found, task.floor)[1])
 
 
-def tune_teacher(name: str, config: Config, optimizer: str, calls: int, rows: int) -> None:
+def tune_teacher(task: Task, config: Config, optimizer: str, calls: int, rows: int) -> None:
     """A prompt for the teacher by one of dspy's optimizers, and what it gains on dev."""
     from workbench.ledger import Ledger
     from workbench.stages import tune
 
     if optimizer not in get_args(tune.Optimizer):
         raise ConfigError(f"--optimizer {optimizer}: there is none", f"there are {', '.join(get_args(tune.Optimizer))}")
-    task = registry.load(name)
     home = Path.cwd() / ".workbench"
     file = Path.cwd() / "programs" / f"{task.name}-{optimizer}.json"
     with RunLock(home), Ledger(home / "ledger.sqlite", run="tune-teacher") as ledger:
         found = tune.tuned(task, config, ledger, cast(tune.Optimizer, optimizer), calls, rows, file)
-    print("\n".join(tune.told(found, name)))
+    print("\n".join(tune.told(found, _typed(task.name, str(task.file)))))
 
 
 def audit(expert: Path, *, as_json: bool) -> None:

@@ -1,10 +1,11 @@
 """All settings, as frozen models. What a stage is given decides its key; `Runtime` is outside of every key.
 
-Order of precedence: profile, then `--config FILE` (TOML), then `--set section.key=value`.
+Order of precedence: profile, then what the task needs otherwise, then `--config FILE` (TOML), then `--set section.key=value`.
 """
 
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -185,13 +186,20 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def load_config(
-    profile: str = "quick", file: Path | None = None, sets: tuple[str, ...] = (), **sections: dict[str, Any]
+    profile: str = "quick",
+    file: Path | None = None,
+    sets: tuple[str, ...] = (),
+    profiles: Mapping[str, Mapping[str, Any]] | None = None,
+    **sections: dict[str, Any],
 ) -> Config:
-    """Profile, file and `key=value` settings, merged and checked. Raises ConfigError naming the setting at fault."""
-    if profile not in PROFILES:
-        raise ConfigError(f"no profile is called {profile!r}", f"profiles: {', '.join(PROFILES)}")
+    """Profile, a task's own `profiles`, file and `key=value` settings, merged and checked. Raises ConfigError naming what is at
+    fault."""
+    for name in (profile, *(profiles or {})):
+        if name not in PROFILES:
+            raise ConfigError(f"no profile is called {name!r}", f"profiles: {', '.join(PROFILES)}")
     merged: dict[str, Any] = {"profile": profile}
     _merge(merged, PROFILES[profile])
+    _merge(merged, (profiles or {}).get(profile, {}))
     if file is not None:
         _merge(merged, _toml(file))
     for item in sets:
@@ -243,9 +251,9 @@ def _setting(item: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _merge(into: dict[str, Any], more: dict[str, Any]) -> None:
+def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
     for key, value in more.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
-            into[key] = dict(value) if isinstance(value, dict) else value
+            into[key] = dict(value) if isinstance(value, Mapping) else value

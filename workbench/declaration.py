@@ -133,7 +133,10 @@ def reject(input: dict[str, Any], text: str, *, by: str) -> Probe:
 @dataclass(frozen=True)
 class Task:
     """One narrow job. A teacher whose exact match on dev is below `floor` percent is refused; so are cheap validators that
-    together let through more than `lets_by` percent of the wrong answers in the checked sample."""
+    together let through more than `lets_by` percent of the wrong answers in the checked sample.
+
+    `profiles`: by a profile's name, the settings that this task needs otherwise: `{"full": {"sample": {"max_minutes": 18}}}`.
+    """
 
     prompt: Prompt
     data: Data
@@ -141,6 +144,7 @@ class Task:
     sources: Sequence[Source] = ("seed", "recombine", "inverse")
     probes: Sequence[Probe] = ()
     styles: Sequence[str] = ()
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     floor: float = 0.0
     lets_by: float = 100.0
     name: str = ""

@@ -1,7 +1,7 @@
 """Many answers at once from a transformers model whose prompts begin alike, as few-shot prompts do.
 
-What a prompt shares with others is read once and kept (`attention`). On a CPU with bf16 tiles (AMX) this reads and writes
-several times as many tokens a second as llama.cpp does, at the price of unpacked weights in memory.
+What a prompt shares with others is read once and kept (`attention`). On a CPU that multiplies in bf16 (AMX, AVX-512) this
+reads and writes several times as many tokens a second as llama.cpp does, at the price of unpacked weights in memory.
 
 Shapes: B rows, T new tokens of a row, S a row's own tokens so far (T included), V vocabulary.
 """

@@ -52,7 +52,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
         )
     model = f"{config.model} {models.local_identity(config.model)}".strip()
     licence = config.licence or (known.licence if known else "unknown")
-    if config.engine == "torch" or (config.engine == "auto" and has_bf16_tiles()):
+    if config.engine == "torch" or (config.engine == "auto" and multiplies_bf16()):
         from workbench.teachers.whitebox import TransformersTeacher
 
         return TransformersTeacher(path, model=f"{model} in torch", licence=licence)
@@ -73,8 +73,9 @@ def known_as(config: TeacherConfig) -> str:
     return f"{config.model}@{config.base_url}" if config.base_url else config.model.removeprefix("hf:")
 
 
-def has_bf16_tiles() -> bool:
-    """Whether this CPU multiplies matrices in bf16 tiles (AMX): torch then answers batches several times as fast as llama.cpp,
-    whose prebuilt library has no use for them. Linux alone tells."""
-    flags = Path("/proc/cpuinfo")
-    return flags.is_file() and " amx_bf16" in flags.read_text(encoding="utf-8", errors="replace")
+def multiplies_bf16() -> bool:
+    """Whether this CPU multiplies in bf16 (AMX, or AVX-512's own instruction): torch then answers batches several times as fast
+    as llama.cpp, whose prebuilt library has no use for either. Linux alone tells."""
+    file = Path("/proc/cpuinfo")
+    flags = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
+    return "amx_bf16" in flags or "avx512_bf16" in flags

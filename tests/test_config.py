@@ -1,0 +1,47 @@
+"""What a setting is where several places name it."""
+
+from pathlib import Path
+
+import pytest
+from small import TASK
+
+from workbench import registry
+from workbench.commands import check, settings
+from workbench.config import PROFILES, load_config
+from workbench.errors import ConfigError
+
+OWN = {"full": {"sample": {"max_minutes": 31.0, "inverse": 7}, "train": {"r": 4}}}
+
+
+def test_profile_then_task_then_file_then_set(tmp_path: Path) -> None:
+    file = tmp_path / "more.toml"
+    file.write_text("[sample]\nmax_minutes = 32.0\nmax_calls = 5\n")
+    config = load_config("full", file, ("sample.max_calls=6",), OWN)
+    assert config.sample.values_per_slot == PROFILES["full"]["sample"]["values_per_slot"], (
+        "what nobody named is the profile's"
+    )
+    assert (config.sample.inverse, config.train.r) == (7, 4), "the task's"
+    assert (config.sample.max_minutes, config.sample.max_calls) == (32.0, 6), "the file's, and what was typed"
+    assert load_config("quick", profiles=OWN).train.r != 4, (
+        "what a task needs in one profile is not asked for in another"
+    )
+
+
+def test_the_settings_of_the_tasks_here_are_settings() -> None:
+    for found in registry.available():
+        task = registry.made(found)
+        for profile in PROFILES:
+            assert settings(task, profile).profile == profile
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [('{"fast": {}}', "no profile is called 'fast'"), ('{"full": {"sample": {"minutes": 3}}}', "sample.minutes")],
+)
+def test_a_task_that_asks_for_what_there_is_not(own: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "talk.py"
+    file.write_text(TASK.replace("        probes=[", f"        profiles={own},\n        probes=["))
+    with pytest.raises(ConfigError, match=said):
+        settings(registry.load(str(file)), "full")
+    with pytest.raises(ConfigError, match=said):
+        check(str(file))
