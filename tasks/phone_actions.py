@@ -207,7 +207,7 @@ def phone_actions() -> Task:
             vote(1, 1, when=lambda calls: not calls),  # a teacher that is at a loss says `[]` too
         ],
         sources=("seed", "recombine", "corpus", "inverse"),
-        profiles={"full": {"sample": {"max_minutes": 18.0}, "train": {"max_minutes": 16.0}}},  # its evaluation is short
+        profiles={"full": {"sample": {"max_minutes": 18.0}, "train": {"max_minutes": 15.0}}},  # its evaluation is short
         lets_by=40.0,
         styles=("short, a few words", "lower case, no punctuation", "polite, whole sentence", "casual, with slang",
                 "with a typing error", "rambling, with a reason before the wish", "indirect"),
