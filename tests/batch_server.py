@@ -58,6 +58,7 @@ class BatchServer(TeacherServer):
         self.direct = 0
         self.numbers = itertools.count()  # several upload at once
         self.ends = "completed"
+        self.quoted = ""  # what a refusal says besides
         self.faults: list[int] = []  # a status each for the next looks and downloads; 0: none
         self.silent = False  # the next batch is taken, and its maker told that the server failed
 
@@ -77,7 +78,11 @@ class BatchServer(TeacherServer):
             self.end(raw, question, answered=deed == "ok")
             if deed == "lost":
                 continue
-            answer = {"error": {"message": deed}} if deed in STATUS else completion(asked["body"], deed, self.text)
+            answer = (
+                {"error": {"message": f"{deed}{self.quoted}"}}
+                if deed in STATUS
+                else completion(asked["body"], deed, self.text)
+            )
             told = {"status_code": STATUS.get(deed, 200), "request_id": "r", "body": answer}
             (bad if deed in STATUS else good).append(json.dumps({"custom_id": asked["custom_id"], "response": told}))
         name = f"batch-{next(self.numbers)}"

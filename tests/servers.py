@@ -33,8 +33,8 @@ from typing import Any, NamedTuple, Self
 
 STATUS = {"400": 400, "401": 401, "403": 403, "404": 404, "422": 422, "429": 429, "500": 500, "503": 503}
 MISDEEDS = (
-    *STATUS, "hang", "half", "cut", "reset", "no-choices", "null-choices", "empty", "null", "html", "text", "list",
-    "no-usage", "odd-usage", "parts", "refusal", "length", "drip", "slow",
+    *STATUS, "hang", "half", "cut", "reset", "no-choices", "null-choices", "odd-choices", "empty", "null", "html", "text",
+    "list", "no-content", "no-finish", "no-usage", "odd-usage", "parts", "refusal", "length", "drip", "slow",
 )  # fmt: skip
 HANG_S = 30.0
 DRIP_S = 0.02  # between two bytes
@@ -231,9 +231,10 @@ def completion(body: dict[str, Any], deed: str, fixed: str) -> dict[str, Any]:
         "choices": [{"index": 0, "finish_reason": "length" if deed == "length" else "stop", "message": message}],
         "usage": {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote},
     }  # fmt: skip
-    if deed == "no-usage":
-        del made["usage"]
-    return made | {"no-choices": {"choices": []}, "null-choices": {"choices": None},
+    holder, key = {"no-usage": (made, "usage"), "no-content": (message, "content"),
+                   "no-finish": (made["choices"][0], "finish_reason")}.get(deed, ({"": 0}, ""))  # fmt: skip
+    del holder[key]
+    return made | {"no-choices": {"choices": []}, "null-choices": {"choices": None}, "odd-choices": {"choices": {"0": 1}},
                    "odd-usage": {"usage": {"prompt_tokens": None}}}.get(deed, {})  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from batch_server import BatchServer
 from servers import TeacherServer
-from small import command, environment, here, question, sampling, write_task
+from small import KEY, command, environment, here, question, sampling, write_task
 
 from workbench.config import Runtime, TeacherConfig, load_config
 from workbench.errors import ConfigError, StoreError, TeacherError
@@ -74,6 +74,16 @@ def test_what_fails_in_a_batch_is_told_of_it_alone(tmp_path: Path, ledger: Ledge
     assert kinds == ["", "server", "rate", "server", "auth", "refused", ""]
     assert "without an answer" in str(found[3])
     assert ledger.count() == 2
+
+
+def test_a_key_that_a_server_quotes_is_struck_out(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with BatchServer(tmp_path / "log", text="[]", script=["401"]) as server:
+        server.quoted = f": incorrect API key {KEY}"
+        (refused,) = asked(server.base_url, ledger, "a")
+    assert "401: incorrect API key [redacted]" in str(refused)
 
 
 def test_batches_are_no_longer_than_they_may_be(tmp_path: Path, ledger: Ledger) -> None:

@@ -25,6 +25,11 @@ VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "est
          "models", "models list", "models fetch", "models path")  # fmt: skip
 HEAVY = ("torch", "transformers", "dspy", "xllamacpp", "cyllama", "peft", "bitsandbytes", "openai", "numpy", "gguf")
 Told = Callable[..., tuple[str, str]]
+BARE_TOKENIZER = json.dumps(
+    {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1, "<pad>": 2}, "unk_token": "a"},
+     "added_tokens": [{"id": n, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+                       "normalized": False} for n, text in ((1, "</s>"), (2, "<pad>"))]}
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -277,6 +282,41 @@ def test_a_wrong_word_on_the_command_line() -> None:
         assert "Traceback" not in shown.output
 
 
+def test_a_student_that_could_not_be_shipped_is_told_before_the_teacher_is_asked(project: Path, fails: Told) -> None:
+    """A folder without a chat template; the sampling alone has no use for it."""
+    folder = project / "mute"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text(BARE_TOKENIZER)
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}')
+    with TeacherServer(project / "log.jsonl") as server:
+        arguments = [word for word in sampling(server.base_url) if word not in {"--until", "select"}]
+        error, hint = fails(*arguments, "--student", str(folder))
+        assert server.count == 0
+        assert here(project, *sampling(server.base_url), "--student", str(folder)).returncode == 0
+    assert "has no chat template" in error
+    assert "instruct model" in hint
+
+
+def test_a_key_in_the_place_of_its_name_is_not_written_down(project: Path, fails: Told) -> None:
+    key = "a8Kd03jfQ92mZx7LpT51vB6nYc4Ws0Er"
+    error, _ = fails(*sampling("https://api.example.com/v1", f"teacher.key_env={key}"))
+    assert error == "teacher.key_env: the name of an environment variable is wanted, not the key itself"
+    left = [path for path in project.rglob("*") if path.is_file() and key in path.read_text(errors="replace")]
+    assert left == []
+
+
+def test_files_that_cannot_be_read(project: Path, fails: Told) -> None:
+    dev = project / "data" / "dev.jsonl"
+    dev.unlink()
+    dev.mkdir()
+    error, _ = fails("run", "talk.py", "--until", "examples")
+    assert "dev.jsonl cannot be read: Is a directory" in error
+    (project / "talk.py").write_text("import sys\nsys.exit(3)\n")
+    error, _ = fails("check", "talk.py")
+    assert "talk.py, line 2: SystemExit: 3" in error
+
+
 def test_ctrl_c_says_how_to_go_on(project: Path) -> None:
     # A shell's background jobs, of which this may be one, ignore the signal.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -311,8 +351,10 @@ def test_a_task_from_an_outside_package(tmp_path: Path) -> None:
     """A wheel with an entry point in the group `workbench.tasks`, installed by pip."""
     made, site, empty = tmp_path / "made", tmp_path / "site", tmp_path / "elsewhere"
     empty.mkdir()
-    write_task(made / "outside_tasks")
+    file = write_task(made / "outside_tasks")
     (made / "outside_tasks" / "__init__.py").write_text("")
+    (made / "outside_tasks" / "words.py").write_text('DO_IT = "Turn what is said into calls."\n')
+    file.write_text("from .words import DO_IT\n" + file.read_text().replace('"Turn what is said into calls."', "DO_IT"))
     info = made / "outside_tasks-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-tasks\nVersion: 1.0\n")

@@ -20,12 +20,14 @@ from workbench.edge.gguf_file import open_gguf, value
 from workbench.edge.imatrix import read_imatrix
 from workbench.edge.parity import rendering, tokenize
 from workbench.edge.template import end_of_turn, go_template
-from workbench.errors import EdgeError
+from workbench.errors import EdgeError, StudentError
+from workbench.students.rendering import Rendering
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+WORDS = Rendering(TEMPLATE, "<|im_end|>")
 SCHEMA = {
     "type": "object",
     "properties": {"name": {"const": "set_timer"}, "minutes": {"type": "integer"}, "kind": {"enum": ["tea", "egg"]}},
@@ -75,7 +77,7 @@ def folder(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def full(base: Path, folder: Path) -> Path:
     """The 16-bit GGUF of `folder`."""
-    return edge.to_gguf(folder, folder.parent / "full.gguf", TEMPLATE, base, name="timer")
+    return edge.to_gguf(folder, folder.parent / "full.gguf", WORDS, base, name="timer")
 
 
 @pytest.fixture(scope="session")
@@ -122,11 +124,11 @@ def test_the_gguf_says_what_a_shipped_expert_needs(full: Path, base: Path) -> No
 
 def test_the_base_file_itself_is_refused_as_an_export(base: Path) -> None:
     with pytest.raises(EdgeError, match=r"chat template is not the one given.*padding token is its eos"):
-        check_export(base, TEMPLATE)
+        check_export(base, WORDS)
 
 
 def test_without_the_base_gguf_the_tokenizer_is_the_same(folder: Path, full: Path, tmp_path: Path) -> None:
-    alone = open_gguf(edge.to_gguf(folder, tmp_path / "alone.gguf", TEMPLATE))
+    alone = open_gguf(edge.to_gguf(folder, tmp_path / "alone.gguf", WORDS))
     both = open_gguf(full)
     for key in ("tokens", "merges", "token_type", "pre", "eos_token_id", "padding_token_id", "add_bos_token"):
         assert value(alone, f"tokenizer.ggml.{key}") == value(both, f"tokenizer.ggml.{key}"), key
@@ -141,7 +143,8 @@ def test_a_vocabulary_with_a_new_token_keeps_the_pre_tokenizer(folder: Path, bas
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.save_pretrained(tmp_path / "grown")
     tokenizer.save_pretrained(tmp_path / "grown")
-    made = edge.to_gguf(tmp_path / "grown", tmp_path / "grown.gguf", TEMPLATE.replace("<|im_end|>", "<|tool|>"), base)
+    tooled = Rendering(TEMPLATE.replace("<|im_end|>", "<|tool|>"), "<|tool|>")
+    made = edge.to_gguf(tmp_path / "grown", tmp_path / "grown.gguf", tooled, base)
     reader = open_gguf(made)
     assert value(reader, "tokenizer.ggml.pre") == "smollm"
     assert value(reader, "tokenizer.ggml.tokens")[49152:] == ["<|tool|>"]
@@ -152,9 +155,11 @@ def test_a_vocabulary_with_a_new_token_keeps_the_pre_tokenizer(folder: Path, bas
 
 def test_a_template_without_an_end_of_turn_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="nothing would stop the expert"):
-        edge.to_gguf(folder, tmp_path / "x.gguf", "{% for m in messages %}{{ m.content }}{% endfor %}")
+        edge.to_gguf(folder, tmp_path / "x.gguf", Rendering("{% for m in messages %}{{ m.content }}{% endfor %}", ""))
     with pytest.raises(EdgeError, match="not one of its special tokens"):
-        edge.to_gguf(folder, tmp_path / "x.gguf", "{% for m in messages %}{{ m.content }} over.{% endfor %}")
+        edge.to_gguf(
+            folder, tmp_path / "x.gguf", Rendering("{% for m in messages %}{{ m.content }} over.{% endfor %}", " over.")
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -305,9 +310,7 @@ def test_the_expert_folder_is_complete_and_its_grammar_holds(
 ) -> None:
     from openai import OpenAI
 
-    made = edge.write_expert(
-        tmp_path / "expert", full, name="timer", schema=SCHEMA, chat_template=TEMPLATE, stop="<|im_end|>", system=None
-    )
+    made = edge.write_expert(tmp_path / "expert", full, name="timer", schema=SCHEMA, rendering=WORDS, system=None)
     assert sorted(p.name for p in made.iterdir()) == ["Modelfile", "grammar.gbnf", "model.gguf", "schema.json"]
     assert (made / "model.gguf").samefile(full)
     assert json.loads((made / "schema.json").read_text()) == SCHEMA
@@ -331,21 +334,58 @@ def test_the_grammar_is_plain_gbnf_on_one_line() -> None:
 
 
 def test_the_modelfile_reproduces_the_chat_template() -> None:
-    text = modelfile("timer", TEMPLATE, "<|im_end|>", "You set timers.")
+    text = modelfile("timer", WORDS, "You set timers.")
     assert 'SYSTEM """You set timers."""\n' in text
     assert 'PARAMETER stop "<|im_end|>"\nPARAMETER temperature 0\n' in text
-    assert go_template(TEMPLATE) == (
+    assert go_template(WORDS) == (
         "{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
         "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
     )
     with pytest.raises(EdgeError, match='cannot hold """'):
-        modelfile("timer", TEMPLATE, "<|im_end|>", 'say """so"""')
+        modelfile("timer", WORDS, 'say """so"""')
 
 
-def test_a_template_with_a_default_system_message_has_no_plain_go_form() -> None:
-    default = "{% if messages[0].role != 'system' %}<|im_start|>system\nHello<|im_end|>\n{% endif %}" + TEMPLATE
-    with pytest.raises(EdgeError, match="no plain form for Ollama"):
-        go_template(default)
+def test_what_a_template_says_of_its_own_accord_is_said_in_go_too() -> None:
+    text = "{% if messages[0].role != 'system' %}<|im_start|>system\nHello<|im_end|>\n{% endif %}" + TEMPLATE
+    default = Rendering(text, "<|im_end|>")
+    assert go_template(default) == (
+        "<|im_start|>system\nHello<|im_end|>\n<|im_start|>user\n{{ .Prompt }}<|im_end|>\n"
+        "<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"
+    )
     assert end_of_turn(default) == "<|im_end|>\n"
-    with pytest.raises(EdgeError, match="does not render"):
-        end_of_turn("{% for m in messages %}")
+    with pytest.raises(EdgeError, match="no place for a system message"):
+        modelfile("timer", default, "You set timers.")
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
+    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+ZEPHYR = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] + eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "tail", "go"),
+    [
+        (Rendering(GEMMA, "<end_of_turn>", "<bos>", "<eos>"), "<end_of_turn>\n",
+         "<bos><start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n{{ .Response }}<end_of_turn>\n"),
+        (Rendering(ZEPHYR, "</s>", "<s>", "</s>"), "</s>\n",
+         "{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}"
+         "<|user|>\n{{ .Prompt }}</s>\n<|assistant|>\n{{ .Response }}</s>\n"),
+    ],
+)  # fmt: skip
+def test_templates_of_other_families(words: Rendering, tail: str, go: str) -> None:
+    assert end_of_turn(words) == tail
+    assert go_template(words) == go
+
+
+def test_templates_that_cannot_be_shipped() -> None:
+    with pytest.raises(StudentError, match="does not render"):
+        end_of_turn(Rendering("{% for m in messages %}", ""))
+    forgetful = "{% for m in messages %}{% if loop.last %}{{ m.role }}: {{ m.content }}<e>{% endif %}{% endfor %}"
+    with pytest.raises(EdgeError, match="no plain form for Ollama"):
+        go_template(Rendering(forgetful, "<e>"))

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import TeacherServer
@@ -15,11 +16,14 @@ from small import here
 
 from workbench import registry
 from workbench.config import load_config
+from workbench.report.build import build_report
 from workbench.runs import read_lock
 from workbench.scaffold import write_task
 
+TOOLS = [{"type": "function", "function": {"name": "open_app", "description": "Open an app.", "parameters": {
+    "type": "object", "properties": {"app": {"type": "string"}}, "required": ["app"]}}}]  # fmt: skip
 SETTINGS = [
-    "shots.mode=group", "sample.inverse=24", "sample.values_per_slot=10", "select.recombine=160",
+    "shots.mode=group", "sample.inverse=40", "sample.values_per_slot=10", "select.recombine=160",
     "train.epochs=3", "train.lr=0.002", "train.evals=2", "train.max_minutes=1", "export.quants=['Q8_0', 'Q4_0']",
     "export.max_drop=100", "export.max_ratio=1", "evaluate.timed=2", "evaluate.base_rows=2", "student.max_tokens=48",
     "export.importance=false",  # test_edge.py has it
@@ -60,6 +64,34 @@ def test_the_report_is_of_the_shipped_file(run: Path) -> None:
     html = (run / "report.html").read_text()
     assert "teacher" in html and "Q8_0" in html and "<table" in html
     assert (run / "report.md").read_text().count("|") > 20
+
+
+def test_the_report_tells_what_the_artifacts_hold(run: Path, project: Path) -> None:
+    lock = read_lock(run)
+    art = {entry.stage: Path(entry.path) for entry in lock.stages}
+
+    def lines(stage: str, name: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (art[stage] / name).read_text().splitlines()]
+
+    task = registry.load(str(project / "lights.py"))
+    made = build_report(task, load_config(file=run / "config.toml"), lock, run)
+    checks = [check for item in lines("sample", "candidates.jsonl") for check in item["verdict"]["checks"]]
+    refused = Counter(check["validator"] for check in checks if check["outcome"] != "pass")
+    refused |= Counter(json.loads((art["select"] / "funnel.json").read_text())["dropped"])
+    told = {item.validator: item for item in made.rejections}
+    assert refused and {name: item.count for name, item in told.items()} == refused
+    assert all(len(item.cases) == min(3, item.count) for item in told.values())
+    assert all(case.reason and case.input and case.text for item in told.values() for case in item.cases)
+    assert {step.label: step.count for step in made.funnel}["rows in the shard"] == len(lines("select", "rows.jsonl"))
+    answers = {(item["entrant"], item["example"]): item["text"] for item in lines("evaluate", "answers.jsonl")}
+    rows = {row.input["text"]: row for row in task.examples("test")}
+    assert made.shipped is not None and made.mistakes, "a student of a minute makes some"
+    for mistake in made.mistakes:
+        row = rows[mistake.input]
+        assert mistake.shipped == answers[made.shipped.key, row.id] != task.output.dump(row.target) == mistake.target
+        assert mistake.teacher == answers["teacher", row.id]
+    assert made.train_curve and sum(point.chosen for point in made.dev_curve) == 1
+    assert {quant.name for quant in made.quants if quant.chosen} == {made.shipped.key}
 
 
 def test_every_row_of_the_shard_can_be_traced(run: Path) -> None:
@@ -117,12 +149,21 @@ def test_the_shipped_file_answers_as_in_the_evaluation_with_no_code_of_ours_betw
             max_tokens=limit,
         )
         assert reply.choices[0].message.content == answers[row.id]
+    told = client.chat.completions.create(  # a client that sends its tools along changes nothing: the expert knows them
+        model="any",
+        messages=[{"role": "user", "content": task.student_prompt(rows[0].input)}],
+        tools=TOOLS,  # type: ignore[arg-type]
+        temperature=0,
+        max_tokens=limit,
+    )
+    assert told.choices[0].message.content == answers[rows[0].id]
     assert len(answers) == len(rows)
 
 
 def test_training_and_runtime_read_the_same_token_ids(run: Path, project: Path) -> None:
     """The rendering the student was trained on, token for token, is what llama.cpp feeds for the same chat."""
     from workbench.edge.parity import rendering_ids
+    from workbench.edge.runtime import LlamaServer
     from workbench.students.batches import encode
     from workbench.students.load import load_tokenizer
     from workbench.students.rendering import rendering_for
@@ -138,16 +179,17 @@ def test_training_and_runtime_read_the_same_token_ids(run: Path, project: Path) 
         " two  spaces ",
     ]
     answer = '[{"name":"open_app","arguments":{"app":"maps"}}]'
-    for text in texts:
-        (row,) = encode(tokenizer, rendering, [Pair(prompt=text, completion=answer)])
-        prompt = rendering_ids(run / "expert" / "model.gguf", [{"role": "user", "content": text}])
-        assert list(row.ids[: len(prompt)]) == prompt
-        begun = rendering_ids(  # llama.cpp takes an assistant turn at the end for begun, not for ended
-            run / "expert" / "model.gguf",
-            [{"role": "user", "content": text}, {"role": "assistant", "content": answer}],
-            add_generation_prompt=False,
-        )
-        assert list(row.ids) == [*begun, tokenizer.eos_token_id]
+    with LlamaServer(run / "expert" / "model.gguf") as server:
+        for text in texts:
+            (row,) = encode(tokenizer, rendering, [Pair(prompt=text, completion=answer)])
+            chat = [{"role": "user", "content": text}]
+            prompt = rendering_ids(server.base_url, chat)
+            assert list(row.ids[: len(prompt)]) == prompt
+            assert rendering_ids(server.base_url, chat, tools=TOOLS) == prompt
+            begun = rendering_ids(  # llama.cpp takes an assistant turn at the end for begun, not for ended
+                server.base_url, [*chat, {"role": "assistant", "content": answer}], add_generation_prompt=False
+            )
+            assert list(row.ids) == [*begun, tokenizer.eos_token_id]
 
 
 def test_predict_and_why(project: Path) -> None:

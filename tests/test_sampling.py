@@ -5,6 +5,7 @@ The author's own inputs are answered by the teacher and judged as all else; dev 
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,54 @@ def test_an_example_is_asked_again_until_one_passes(project: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     assert (funnel(project)["candidates"], funnel(project)["passed"], funnel(project)["stopped"]) == (6, 3, "enough")
     assert server.count == 6, "three were cut off, and the easy ones cost a call each"
+
+
+SHORT = """
+def short(judged):
+    return next((f"{v!r} is long" for c in judged.value for v in c["arguments"].values() if len(str(v)) > 10), None)
+
+
+@task("""
+
+
+def test_a_changed_validator_asks_nothing(tmp_path: Path) -> None:
+    """A rule that refuses values, of those that the teacher was asked for too: all of it is judged anew from the ledger."""
+    file = write_task(tmp_path)
+    with TeacherServer(tmp_path / "log.jsonl") as server:
+        before = here(tmp_path, *sampling(server.base_url))
+        assert before.returncode == 0, before.stdout + before.stderr
+        asked = server.count
+        file.write_text(
+            TASK.replace("schema\n", "schema, simple\n")
+            .replace("@task(", SHORT.lstrip())
+            .replace("equivalent(), ", 'simple("short", short), equivalent(), ')
+        )
+        after = here(tmp_path, *sampling(server.base_url))
+        assert after.returncode == 0, after.stdout + after.stderr
+        assert server.count == asked
+    told = [re.search(r"sample: (\d+) of (\d+) candidates passed", done.stdout) for done in (before, after)]
+    passed, judged = zip(*(map(int, found.groups()) for found in told if found), strict=True)
+    assert passed[1] < passed[0] and judged[1] < judged[0], "values that do not stand are not asked for again"
+
+
+def test_what_gets_no_answer_is_told(project: Path) -> None:
+    inputs = [{"input": {"text": f"open app app number {n}"}} for n in range(90)]
+    (project / "data" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in inputs))
+    with TeacherServer(project / "log.jsonl", text="Sure! I will.", script=["400", "ok"] * 90) as server:
+        sets = ("sample.hopeless_after=20", "runtime.concurrency=1", "teacher.constrained=false")
+        done = here(project, *sampling(server.base_url, *sets))
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = re.fullmatch(
+        r"hopeless: 0 of (\d+) candidates passed, (\d+) requests got no answer", funnel(project)["stopped"]
+    )
+    assert found and int(found[1]) + int(found[2]) >= 20 and int(found[2]) == funnel(project)["given_up"] >= 8
+
+
+def test_wishes_that_come_to_nothing_are_told(project: Path) -> None:
+    with TeacherServer(project / "log.jsonl", script=["length", "ok"]) as server:
+        done = here(project, *sampling(server.base_url, "runtime.concurrency=1"))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert funnel(project)["stopped"] == "all wishes were tried, 1 found no passing candidate"
 
 
 def test_a_hopeless_yield_ends_it(project: Path) -> None:

@@ -74,6 +74,8 @@ def test_a_good_reply(server: TeacherServer) -> None:
         ("list", "bad_reply", False, "no choices", ""),
         ("empty", "bad_reply", False, "empty", ""),
         ("null", "bad_reply", False, "empty", ""),
+        ("no-content", "bad_reply", False, "empty", ""),
+        ("odd-choices", "bad_reply", False, "no chat completion", ""),
         ("parts", "bad_reply", False, "no text", ""),
     ],
 )
@@ -95,6 +97,11 @@ def test_what_a_server_may_do(
 def test_a_server_that_counts_no_tokens_is_no_error(server: TeacherServer, deed: str) -> None:
     server.script = [deed]
     assert complete(server.base_url).usage.prompt_tokens == 0
+
+
+def test_a_server_that_does_not_say_why_it_ended_has_ended(server: TeacherServer) -> None:
+    server.script = ["no-finish"]
+    assert complete(server.base_url).finish == "stop"
 
 
 def test_a_server_that_drips_is_waited_for(server: TeacherServer) -> None:
@@ -125,7 +132,7 @@ def test_a_server_that_refuses_schemas_is_asked_without(server: TeacherServer) -
 def test_every_misdeed_is_tried() -> None:
     marks = {m.name: m for m in test_what_a_server_may_do.pytestmark}  # type: ignore[attr-defined]
     tried = {case[0] for case in marks["parametrize"].args[1]}
-    assert tried | {"no-usage", "odd-usage", "refusal", "length", "slow"} == set(MISDEEDS)
+    assert tried | {"no-usage", "odd-usage", "no-finish", "refusal", "length", "slow"} == set(MISDEEDS)
 
 
 def test_nobody_listens(tmp_path: Path) -> None:

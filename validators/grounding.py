@@ -82,7 +82,8 @@ def folded_texts(judged: Judged, task: Task) -> list[tuple[Slot, str]]:
 
 def number(value: Any, text: str) -> bool:
     """The number stands in the text, in digits or in words."""
-    return any(_occurs(spelling, text) for spelling in spellings(value))
+    digits = f"{value:g}" if isinstance(value, float) else str(value)
+    return _occurs(digits, text) or any(_occurs(words, text) for words in in_words(value))
 
 
 def minutes(value: Any, text: str) -> bool:
@@ -103,17 +104,12 @@ def percent(value: Any, text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def spellings(value: float) -> tuple[str, ...]:
-    """`25` -> `25`, `twenty-five`, `twenty five`."""
+def in_words(value: float) -> tuple[str, ...]:
+    """`25` -> `twenty-five`, `twenty five`."""
     from num2words import num2words
 
     words = num2words(value)
-    return (
-        f"{value:g}" if isinstance(value, float) else str(value),
-        words,
-        words.replace("-", " "),
-        words.replace(" and ", " "),
-    )
+    return words, words.replace("-", " "), words.replace(" and ", " ")
 
 
 def _occurs(value: str, text: str) -> bool:

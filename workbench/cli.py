@@ -149,10 +149,10 @@ def estimate(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
 ) -> None:
     """Say what a run would ask of the teacher at most: calls, tokens, money, minutes."""
-    from workbench import commands, registry
+    from workbench import commands, registry, teacher_commands
 
     found = registry.load(task)
-    commands.estimate(found, commands.settings(found, profile, set_ or [], teacher=teacher), ask)
+    teacher_commands.estimate(found, commands.settings(found, profile, set_ or [], teacher=teacher), ask)
 
 
 @app.command()
@@ -165,9 +165,9 @@ def teachers(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
 ) -> None:
     """Measure teachers on dev rows (score, what passes, time, cost) and recommend one."""
-    from workbench import commands, registry
+    from workbench import registry, teacher_commands
 
-    commands.teachers(registry.load(task), teacher, rows, set_ or [])
+    teacher_commands.teachers(registry.load(task), teacher, rows, set_ or [])
 
 
 @app.command("tune-teacher")
@@ -181,11 +181,11 @@ def tune_teacher(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
 ) -> None:
     """Let a dspy optimizer write the teacher's prompt, with the task's validators as its metric."""
-    from workbench import commands, registry
+    from workbench import commands, registry, teacher_commands
 
     found = registry.load(task)
     settings = commands.settings(found, profile, set_ or [], teacher=teacher)
-    commands.tune_teacher(found, settings, optimizer, calls, rows)
+    teacher_commands.tune_teacher(found, settings, optimizer, calls, rows)
 
 
 @app.command()
@@ -205,9 +205,9 @@ def licences(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as teacher.base_url=...")] = None,
 ) -> None:
     """Whether the outputs of a teacher may train a model: the table of terms, with source and date."""
-    from workbench import commands
+    from workbench import teacher_commands
 
-    commands.licences(teacher, set_ or [])
+    teacher_commands.licences(teacher, set_ or [])
 
 
 @ledger_app.callback(invoke_without_command=True)
@@ -286,10 +286,10 @@ def main() -> None:
     except OSError as error:
         from workbench.store import disk_is_full
 
-        if not disk_is_full(error):
-            raise
-        print(f"error: the disk is full: {error}", file=sys.stderr)
-        print("next:  free some space, then run the same command: it goes on where it was", file=sys.stderr)
+        full = disk_is_full(error)
+        mend = "free some space" if full else "look at the file, its permissions and the disk"
+        print(f"error: {'the disk is full: ' if full else ''}{error}", file=sys.stderr)
+        print(f"next:  {mend}, then run the same command: it goes on where it was", file=sys.stderr)
         sys.exit(1)
 
 

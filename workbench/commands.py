@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast, get_args
 
 from pydantic import ValidationError
 
@@ -14,7 +13,7 @@ from workbench import checked, models, pipeline, plan, prices, provenance, regis
 from workbench.config import Config, load_config
 from workbench.declaration import Task
 from workbench.edge.quantizer import QUANTS
-from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError, TeacherError, WorkbenchError
+from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
@@ -77,6 +76,13 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
         say(f"terms: {policy.sentence}")
     for model in _needed(config, until):
         say(f"model {model}: {fetch(model) if model in models.CATALOGUE else models.path_or_name(model)}")
+    planned = pipeline.walk(
+        task, config, project / ".workbench", until=until, force=force, dry=True, say=say, done=_nothing
+    )
+    if any(item.stage.name == "train" and item.ran for item in planned):
+        from workbench.stages.train import try_student
+
+        try_student(config.student.model, models.cache_dir())
 
     def done(item: pipeline.Done) -> None:
         folder.done(item)
@@ -162,7 +168,7 @@ def report(name: str) -> None:
         raise StoreError(f"{folder.name} did not get as far as its evaluation", "run the task to its end first")
     config = load_config(file=folder / "config.toml")
     try:
-        made = build_report(registry.load(_typed(lock.task, lock.file)), config, lock, folder)
+        made = build_report(registry.load(typed(lock.task, lock.file)), config, lock, folder)
         write_report(made, folder)
     except FileNotFoundError as error:
         raise StoreError(
@@ -172,7 +178,7 @@ def report(name: str) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-def _typed(name: str, file: str) -> str:
+def typed(name: str, file: str) -> str:
     """A task as it can be typed: by name where that means this file, else by path."""
     known = {found.name: found.file for found in registry.available()}
     return name if str(known.get(name)) == file else file
@@ -306,55 +312,6 @@ def _runs_of(task: Task) -> list[Path]:
     return [folder for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
 
 
-def estimate(task: Task, config: Config, ask: int) -> None:
-    """At most what a run asks of the teacher, from the prompts as they would be sent, and from `ask` real requests."""
-    from workbench.ledger import Ledger
-    from workbench.stages import estimate as stage
-
-    rates = stage.GUESSED
-    if ask:
-        home = Path.cwd() / ".workbench"
-        with RunLock(home), Ledger(home / "ledger.sqlite", run="estimate") as ledger:
-            rates = stage.measured(task, config, ledger, ask)
-    print("\n".join(stage.told(stage.planned(task, config), config, rates)))
-
-
-def teachers(task: Task, named: Sequence[str], rows: int, sets: Sequence[str]) -> None:
-    """Each teacher's figures on dev, and the one to take. One that fails is told and left out."""
-    from workbench.ledger import Ledger
-    from workbench.stages import roster
-
-    found = []
-    home = Path.cwd() / ".workbench"
-    with RunLock(home), Ledger(home / "ledger.sqlite", run="teachers") as ledger:
-        for each in dict.fromkeys(named):
-            model, at, url = each.partition("@http")
-            more = [f"teacher.base_url=http{url}"] if at else []
-            try:
-                config = settings(task, "full", [*sets, *more], teacher=model)
-                found.append(roster.tried(task, config, ledger, rows))
-            except WorkbenchError as error:
-                print(f"{each}: {error}\n{error.hint}".strip(), file=sys.stderr)
-    if not found:
-        raise TeacherError("no teacher could be measured", "look at what was told of each", kind="refused", fatal=True)
-    print("\n".join(roster.told(found)))
-    print(roster.recommended(found, task.floor)[1])
-
-
-def tune_teacher(task: Task, config: Config, optimizer: str, calls: int, rows: int) -> None:
-    """A prompt for the teacher by one of dspy's optimizers, and what it gains on dev."""
-    from workbench.ledger import Ledger
-    from workbench.stages import tune
-
-    if optimizer not in get_args(tune.Optimizer):
-        raise ConfigError(f"--optimizer {optimizer}: there is none", f"there are {', '.join(get_args(tune.Optimizer))}")
-    home = Path.cwd() / ".workbench"
-    file = Path.cwd() / "programs" / f"{task.name}-{optimizer}.json"
-    with RunLock(home), Ledger(home / "ledger.sqlite", run="tune-teacher") as ledger:
-        found = tune.tuned(task, config, ledger, cast(tune.Optimizer, optimizer), calls, rows, file)
-    print("\n".join(tune.told(found, _typed(task.name, str(task.file)))))
-
-
 def audit(expert: Path, *, as_json: bool) -> None:
     """The bill of materials in an expert's file."""
     from workbench.edge.gguf_file import open_gguf, value
@@ -365,13 +322,6 @@ def audit(expert: Path, *, as_json: bool) -> None:
         raise EdgeError(f"{file} carries no bill of materials", "it was made elsewhere, or before `audit` was there")
     bill = provenance.Bill.model_validate_json(text)
     print(bill.model_dump_json(indent=1) if as_json else "\n".join(provenance.told(bill)))
-
-
-def licences(teacher: str, sets: list[str]) -> None:
-    """The table of terms, or what it says of one teacher."""
-    asked = settings("quick", None, sets, teacher=teacher, student="").teacher if teacher or sets else None
-    for line in terms.described(Path.cwd(), asked):
-        print(line)
 
 
 def list_models() -> None:

@@ -3,6 +3,7 @@
 Order of precedence: profile, then what the task needs otherwise, then `--config FILE` (TOML), then `--set section.key=value`.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from workbench.types import Frozen
 
 BATCH_SHARE = 0.5  # of the price, in a batch
 DAY = 1440  # minutes
+KEY_CHARS = 20  # a name so long that nobody has set, and not spelled as such names are, may be the key itself
 ShotsMode = Literal["auto", "fixed", "nearest", "group", "program"]
 
 
@@ -41,7 +43,8 @@ class TeacherConfig(Frozen):
     @field_validator("key_env")
     @classmethod
     def _a_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        like_a_key = len(name) >= KEY_CHARS and name not in os.environ and not re.fullmatch(r"[A-Z_]+[A-Z_\d]*", name)
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or like_a_key:
             raise ValueError("the name of an environment variable is wanted, not the key itself")
         return name
 
@@ -120,7 +123,7 @@ class ExportConfig(Frozen):
     """The smallest file within `max_drop` points of the unquantized dev score ships, if it is within `max_ratio` of the
     teacher's file size; where none is, the best one within that size."""
 
-    quants: tuple[str, ...] = Field(("Q8_0", "Q5_0", "Q4_K_M", "Q4_0"), min_length=1)
+    quants: tuple[str, ...] = Field(("Q8_0", "Q4_K_M", "Q4_0"), min_length=1)
     max_drop: float = Field(2.0, ge=0)
     max_ratio: float = Field(0.1, gt=0)
     importance: bool = True
@@ -171,15 +174,13 @@ PROFILES: dict[str, dict[str, Any]] = {
         "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 2.0},
         "select": {"recombine": 400},
         "train": {"max_minutes": 2.5, "evals": 2},
-        "export": {"quants": ["Q8_0", "Q5_0"]},
         "evaluate": {"rows": 30, "base_rows": 10, "timed": 3},
     },
     "full": {
         "shots": {"rows": 24},
-        "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 12.0},
+        "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 15.0},
         "select": {"recombine": 2000},
-        "train": {"max_minutes": 13.5, "epochs": 6.0},
-        "export": {"quants": ["Q8_0", "Q4_K_M", "Q4_0"]},
+        "train": {"max_minutes": 14.5, "epochs": 6.0},
         "evaluate": {"base_rows": 10, "timed": 5},
     },
 }

@@ -151,6 +151,7 @@ class Task:
     title: str = ""
     version: int = 1
     file: Path = Path()
+    module: str = ""  # its file's name to Python, where it is of a package
 
     @property
     def output(self) -> Output:
@@ -308,6 +309,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
             f"{path} is missing",
             "a task needs seeds.jsonl, dev.jsonl and test.jsonl, and corpus.jsonl for the source `corpus`",
         ) from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}", "it is to be a file of rows, a line each") from None
     with handle:
         place = 0
         for number, line in enumerate(handle, 1):  # of bytes, a file is split at line feeds alone

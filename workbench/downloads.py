@@ -120,7 +120,12 @@ def snapshot(repo: str) -> Path:
     try:
         patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
         return Path(snapshot_download(repo, allow_patterns=patterns, local_files_only=bool(problem)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError) as error:
+    except (
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        httpx.HTTPError,
+        ValueError,
+    ) as error:  # ValueError: no name of a repository
         told = f"{repo} could not be had from the hub: {problem or error}"
         raise ModelError(told, "check its spelling and the network") from error
 

@@ -29,10 +29,17 @@ class NearDuplicates:
 
 def _minhash(text: str) -> Any:
     folded = f" {fold(text)} "
-    grams = {folded[i : i + 4].encode() for i in range(max(1, len(folded) - 3))}
     made = _empty().copy()
-    made.update_batch(sorted(grams))
+    made.update_batch({folded[i : i + 4] for i in range(max(1, len(folded) - 3))})
     return made
+
+
+@lru_cache(maxsize=2**16)
+def _hashed(gram: str) -> int:
+    """A language has few different ones."""
+    from datasketch.hashfunc import sha1_hash32
+
+    return int(sha1_hash32(gram.encode()))
 
 
 @lru_cache(maxsize=1)
@@ -40,4 +47,4 @@ def _empty() -> Any:
     """Of nothing: to draw the permutations takes longer than to use them."""
     from datasketch import MinHash
 
-    return MinHash(num_perm=PERMUTATIONS, seed=1)
+    return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=_hashed)

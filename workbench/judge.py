@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import Path
 
 from workbench import registry
 from workbench.declaration import SecondLook, Task, Validator, heavy
@@ -39,7 +38,7 @@ async def judge(task: Task, example: Example, text: str, look: SecondLook, bench
     verdict = judge_cheap(task, example, text, light)
     if bench is not None and verdict.outcome == "pass":
         verdict = _verdict([*verdict.checks, *await bench.checks(example, text)])
-    if verdict.outcome != "pass":
+    if verdict.outcome != "pass" or not task.dear:
         return verdict
     judged = read(task, example, text)
     checks = list(verdict.checks)
@@ -124,7 +123,7 @@ def bench_for(task: Task, jobs: int) -> Bench | None:
 
 def processes(task: Task, jobs: int) -> ProcessPoolExecutor:
     """Of the run, each with the task (`seated`); they end with it, by kill -9 too."""
-    return ProcessPoolExecutor(jobs, get_context("spawn"), _sit_down, (task.name, task.title, task.file, os.getpid()))
+    return ProcessPoolExecutor(jobs, get_context("spawn"), _sit_down, (registry.where(task), os.getpid()))
 
 
 _TASK: list[Task] = []  # of such a process
@@ -136,10 +135,10 @@ def seated() -> Task:
     return task
 
 
-def _sit_down(name: str, title: str, file: Path, run: int) -> None:
+def _sit_down(found: registry.Found, run: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the run, which ends us
     end_with(run)
-    _TASK.append(registry.made(registry.Found(name, title, file)))
+    _TASK.append(registry.made(found))
 
 
 def _heavy_checks(example: Example, text: str) -> tuple[Check, ...]:

@@ -258,6 +258,8 @@ def _reply(row: Mapping[str, Any] | sqlite3.Row) -> Reply:
 
 def writable(text: str) -> str:
     """The text as UTF-8 can hold it: a teacher cut off inside an emoji leaves half a surrogate pair."""
+    if text.isascii():
+        return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 

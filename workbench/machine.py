@@ -1,8 +1,12 @@
 """The machine as this process may use it."""
 
 import os
+import re
+import shutil
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 POLL_S = 0.5
 
@@ -23,3 +27,23 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def temporary_folder(prefix: str, parent: Path) -> Path:
+    """A new folder in `parent`, which is made; what processes that are gone have left there under this prefix is removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f"{prefix}*"):
+        owner = re.match(r"(\d+)-", left.name.removeprefix(prefix))
+        if owner and not _alive(int(owner[1])):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

@@ -35,7 +35,7 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 5, ("examples",), ("teacher", "shots")),
-    Stage("sample", 9, ("examples", "shots"), ("teacher", "shots", "sample")),
+    Stage("sample", 10, ("examples", "shots"), ("teacher", "shots", "sample")),
     Stage("select", 7, ("examples", "sample"), ("select",), ("datasketch", "scikit-learn")),
     Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),

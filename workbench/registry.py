@@ -5,6 +5,7 @@ Listing reads the syntax tree only, so that one broken file hides no other and n
 
 import ast
 import difflib
+import importlib
 import importlib.util
 import logging
 import sys
@@ -23,11 +24,12 @@ log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """Where a task lies, known without importing it."""
+    """Where a task lies, known without importing it; `module` is its file's name to Python, where it is of a package."""
 
     name: str
     title: str
     file: Path
+    module: str = ""
 
 
 def builtin_folder() -> Path:
@@ -39,7 +41,7 @@ def builtin_folder() -> Path:
 
 def available() -> list[Found]:
     """All tasks that can be named, the built-in ones first."""
-    found = [item for file in sorted(builtin_folder().glob("*.py")) for item in in_file(file)]
+    found = [item for file in sorted(builtin_folder().glob("*.py")) for item in in_file(file, f"{GROUP}.{file.stem}")]
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             spec = importlib.util.find_spec(point.module)
@@ -48,20 +50,20 @@ def available() -> list[Found]:
         if spec is None or spec.origin is None:
             log.warning("entry point %r names %s, which is not there: reinstall its package", point.name, point.module)
             continue
-        found += [item for item in in_file(Path(spec.origin)) if item.name == point.attr]
+        found += [item for item in in_file(Path(spec.origin), point.module) if item.name == point.attr]
     return found
 
 
-def in_file(file: Path) -> Iterator[Found]:
-    """The tasks a file declares, read from its syntax tree. A file that does not parse declares none."""
+def in_file(file: Path, module: str = "") -> Iterator[Found]:
+    """The tasks a file declares, read from its syntax tree. A file that cannot be read or parsed declares none."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):
+    except (SyntaxError, ValueError, OSError):
         return
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and any(_is_task(item) for item in node.decorator_list):
             title = (ast.get_docstring(node) or "").split("\n")[0]
-            yield Found(node.name, title, file)
+            yield Found(node.name, title, file, module)
 
 
 def _is_task(node: ast.expr) -> bool:
@@ -77,7 +79,7 @@ def load(name: str) -> Task:
             raise TaskError(f"there is no task file {name}", "workbench new NAME writes one")
         found = list(in_file(file))
         if not found:
-            _import(file)  # a syntax error is told with its line
+            _import(file, "")  # a syntax error is told with its line
             raise TaskError(f"{name} declares no task", "decorate a function with @task() that returns a Task")
         return made(found[0])
     known = {item.name: item for item in available()}
@@ -92,36 +94,40 @@ def load(name: str) -> Task:
 
 def made(found: Found) -> Task:
     """The task itself. Raises TaskError with the file and line at fault."""
-    module = _import(found.file)
+    module = _import(found.file, found.module)
     factory = getattr(module, found.name)
     try:
         task = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(_where(error, found.file), "mend the task file, then `workbench check`") from error
     if not isinstance(task, Task):
         raise TaskError(f"{found.file}: {found.name}() returned {type(task).__name__}", "return a workbench.Task")
-    return replace(task, name=found.name, title=found.title, version=factory.__workbench_task__, file=found.file)
+    version = factory.__workbench_task__
+    return replace(task, name=found.name, title=found.title, version=version, file=found.file, module=found.module)
 
 
-def _import(file: Path) -> object:
-    package_file = file.parent == builtin_folder()
-    name = f"workbench.tasks.{file.stem}" if package_file else f"workbench_task_{file.stem}"
-    if package_file and name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
+def where(task: Task) -> Found:
+    """What another process needs to make it anew."""
+    return Found(task.name, task.title, task.file, task.module)
+
+
+def _import(file: Path, module: str) -> object:
+    name = module or f"workbench_task_{file.stem}"
+    spec = None if module else importlib.util.spec_from_file_location(name, file)
+    if not module and (spec is None or spec.loader is None):
         raise TaskError(f"{file} cannot be imported", "a task file ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
+        if spec is None or spec.loader is None:
+            return importlib.import_module(module)
+        made = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(made)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
         raise TaskError(_where(error, file), "mend the task file, then `workbench check`") from error
-    return module
+    return made
 
 
-def _where(error: Exception, file: Path) -> str:
+def _where(error: BaseException, file: Path) -> str:
     """`file, line N: what happened`, the deepest line that lies in the task file itself."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{error.filename}, line {error.lineno}: {error.msg}"

@@ -20,12 +20,13 @@ from workbench.edge.converter import converter
 from workbench.edge.gguf_file import check_gguf, open_gguf, value
 from workbench.edge.template import end_of_turn
 from workbench.errors import EdgeError
+from workbench.students.rendering import Rendering
 
 
 def to_gguf(
     model_dir: Path,
     out: Path,
-    chat_template: str,
+    rendering: Rendering,
     base_gguf: Path | None = None,
     *,
     name: str | None = None,
@@ -34,7 +35,7 @@ def to_gguf(
     """Writes `out` and gives it back.
 
     `model_dir` holds safetensors, `config.json` and the tokenizer; weights keep their 16-bit type (bf16 stays bf16) and
-    norms become F32. `chat_template` is Jinja. `base_gguf` is the file the base model came from, if it came from one.
+    norms become F32. `rendering` is that of the training chats. `base_gguf` is the file the base model came from, if any.
     `name` is what the file calls itself (`general.name`), by default the name of the folder. `facts` are more metadata, by key.
     Raises `EdgeError` if the converter fails or if the file does not say what it must.
     """
@@ -42,7 +43,7 @@ def to_gguf(
         raise EdgeError(f"{model_dir} holds no config.json", "merge the adapter into the base model first")
     if base_gguf is not None:
         check_gguf(base_gguf)
-    tail = end_of_turn(chat_template)
+    tail = end_of_turn(rendering)
     tools = converter()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".convert-") as work:
@@ -50,7 +51,7 @@ def to_gguf(
         spec = {
             "model_dir": str(model_dir),
             "out": str(made),
-            "chat_template": chat_template,
+            "chat_template": rendering.template,
             "turn_end": tail,
             "name": name or model_dir.name,
             "facts": dict(facts or {}),
@@ -64,12 +65,12 @@ def to_gguf(
             hint="the folder must hold one whole merged model of an architecture that llama.cpp knows",
             env=child.environment(tools),
         )
-        check_export(made, chat_template)
+        check_export(made, rendering)
         made.replace(out)
     return out
 
 
-def check_export(path: Path, chat_template: str) -> None:
+def check_export(path: Path, rendering: Rendering) -> None:
     """Reads the file back. `EdgeError` naming each thing in it that is not as a shipped expert needs it."""
     reader = open_gguf(path)
     tokens = value(reader, "tokenizer.ggml.tokens", [])
@@ -77,9 +78,9 @@ def check_export(path: Path, chat_template: str) -> None:
     pad = value(reader, "tokenizer.ggml.padding_token_id")
     rows = next((int(t.shape[-1]) for t in reader.tensors if t.name == "token_embd.weight"), 0)
     wrong: list[str] = []
-    if value(reader, "tokenizer.chat_template") != chat_template:
+    if value(reader, "tokenizer.chat_template") != rendering.template:
         wrong.append("its chat template is not the one given")
-    if eos is None or not end_of_turn(chat_template).lstrip().startswith(tokens[eos]):
+    if eos is None or not end_of_turn(rendering).lstrip().startswith(tokens[eos]):
         wrong.append(f"its eos token is {None if eos is None else tokens[eos]!r}, not the template's end of turn")
     if value(reader, "tokenizer.ggml.add_bos_token") is not False:
         wrong.append("it puts a BOS before the prompt")

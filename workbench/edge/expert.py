@@ -19,21 +19,22 @@ from typing import Any
 from workbench.edge.gguf_file import check_gguf
 from workbench.edge.template import go_template
 from workbench.errors import EdgeError
+from workbench.students.rendering import Rendering
 
 
 def write_expert(
-    folder: Path, gguf: Path, *, name: str, schema: dict[str, Any], chat_template: str, stop: str, system: str | None
+    folder: Path, gguf: Path, *, name: str, schema: dict[str, Any], rendering: Rendering, system: str | None
 ) -> Path:
     """Writes the four files into `folder` (each by rename; others in it are left alone) and gives the folder back.
 
-    `stop` is the text that ends a turn, such as `<|im_end|>`. `system` is the system message of the training chats.
+    `rendering` is that of the training chats, `system` their system message.
     Raises `EdgeError` if the schema has no grammar or the template no Go form.
     """
     check_gguf(gguf)
     texts = {
         "schema.json": json.dumps(schema, ensure_ascii=False, indent=2) + "\n",
         "grammar.gbnf": grammar(schema),
-        "Modelfile": modelfile(name, chat_template, stop, system),
+        "Modelfile": modelfile(name, rendering, system),
     }
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".expert-") as work:
@@ -66,14 +67,18 @@ def grammar(schema: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def modelfile(name: str, chat_template: str, stop: str, system: str | None) -> str:
-    """Ollama's Modelfile. `EdgeError` if a text holds triple quotes, which that format cannot escape."""
+def modelfile(name: str, rendering: Rendering, system: str | None) -> str:
+    """Ollama's Modelfile. `EdgeError` if a text holds triple quotes, which that format cannot escape, or if the template has no
+    place for the system message."""
+    template = go_template(rendering)
+    if system and ".System" not in template:
+        raise EdgeError("the chat template has no place for a system message", "leave it out of the training chats")
     parts = [
         f"# ollama create {name} -f Modelfile",
         "FROM ./model.gguf",
-        f'TEMPLATE """{go_template(chat_template)}"""',
+        f'TEMPLATE """{template}"""',
         *([f'SYSTEM """{system}"""'] if system else []),
-        f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}",
+        f"PARAMETER stop {json.dumps(rendering.end_of_turn, ensure_ascii=False)}",
         "PARAMETER temperature 0",
     ]
     if any(part.count('"""') not in (0, 2) for part in parts):

@@ -18,31 +18,34 @@ from workbench.types import Message
 Chat = Sequence[Message | dict[str, str]]
 
 
-def rendering_ids(where: str | Path, messages: Chat, *, add_generation_prompt: bool = True) -> list[int]:
-    """The ids fed for a chat. `where` is the `base_url` of a running server, or a GGUF that is loaded for this."""
-    return tokenize(where, messages, add_generation_prompt=add_generation_prompt)
-
-
-def rendering(where: str | Path, messages: Chat, *, add_generation_prompt: bool = True) -> str:
-    """The text of the prompt for `messages`, by the template inside the GGUF."""
+def rendering_ids(
+    where: str | Path, messages: Chat, *, add_generation_prompt: bool = True, tools: Sequence[dict[str, Any]] = ()
+) -> list[int]:
+    """The ids fed for a chat. `where` is the `base_url` of a running server, or a GGUF that is loaded for this. `tools` are
+    sent along as an OpenAI client sends them."""
     if isinstance(where, Path):
         with LlamaServer(where) as server:
-            return rendering(server.base_url, messages, add_generation_prompt=add_generation_prompt)
+            return rendering_ids(server.base_url, messages, add_generation_prompt=add_generation_prompt, tools=tools)
+    return tokenize(where, rendering(where, messages, add_generation_prompt=add_generation_prompt, tools=tools))
+
+
+def rendering(
+    where: str, messages: Chat, *, add_generation_prompt: bool = True, tools: Sequence[dict[str, Any]] = ()
+) -> str:
+    """The text of the prompt for `messages`, by the template inside the GGUF. `where` is a server's `base_url`."""
     chat = [m.model_dump() if isinstance(m, Message) else m for m in messages]
-    body = {"messages": chat, "add_generation_prompt": add_generation_prompt}
+    body = {"messages": chat, "add_generation_prompt": add_generation_prompt} | (
+        {"tools": list(tools)} if tools else {}
+    )
     text: str = _ask(where, "/apply-template", body)["prompt"]
     return text
 
 
-def tokenize(where: str | Path, text_or_messages: str | Chat, *, add_generation_prompt: bool = True) -> list[int]:
-    """llama.cpp's token ids of a chat, or of a text in which special tokens count as such. May raise `EdgeError`."""
+def tokenize(where: str | Path, text: str) -> list[int]:
+    """llama.cpp's token ids of a text in which special tokens count as such. May raise `EdgeError`."""
     if isinstance(where, Path):
         with LlamaServer(where) as server:
-            return tokenize(server.base_url, text_or_messages, add_generation_prompt=add_generation_prompt)
-    if isinstance(text_or_messages, str):
-        text = text_or_messages
-    else:
-        text = rendering(where, text_or_messages, add_generation_prompt=add_generation_prompt)
+            return tokenize(server.base_url, text)
     ids: list[int] = _ask(where, "/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
     return ids
 

@@ -60,7 +60,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
             name=config.teacher.model,
             licence=licence_of(config.teacher),
             terms=lock.terms.sentence if lock.terms else "",
-            shots=shots["mode"],
+            shots=_shots(shots, min(config.shots.rows, sum(e.split == "dev" for e in _examples(art)))),
             calls=funnel.get("calls", 0),
             tokens=funnel.get("tokens", 0),
         ),
@@ -100,6 +100,16 @@ def _entrant(item: dict[str, Any]) -> m.Entrant:
         shipped=item.get("shipped", False),
         note="; ".join(notes),
     )
+
+
+def _shots(shots: dict[str, Any], rows: int) -> str:
+    """The block that the teacher was shown, and what it was better than."""
+    exact = {mode: scores["exact"]["value"] for mode, scores in shots["tried"].items()}
+    kept = shots["mode"]
+    if kept not in exact:
+        return str(kept)
+    others = "".join(f", {mode} {value:.1f}" for mode, value in exact.items() if mode != kept)
+    return f"{kept} {exact[kept]:.1f} % exact on {rows} dev rows{others}"
 
 
 def _versus(results: dict[str, Any]) -> m.Versus:
@@ -269,8 +279,10 @@ def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any], te
         told.append(f"The base student was scored on the first {base['rows']} rows only.")
     if config.teacher.base_url or config.teacher.model.startswith("hf:"):
         told.append("The teacher's seconds are of requests sent side by side, not of one alone.")
-    if funnel["stopped"] != "enough":
+    if funnel["stopped"] != "enough" and not funnel["stopped"].startswith("all "):
         told.append(f"Sampling stopped early: {funnel['stopped']}.")
+    if funnel.get("given_up"):  # runs of before did not count them
+        told.append(f"{funnel['given_up']} of the sampling's requests got no answer.")
     return tuple(told)
 
 

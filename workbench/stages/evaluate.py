@@ -11,7 +11,7 @@ from workbench.scoring import Table, mcnemar, median, shuffled, table_of
 from workbench.stages.context import Context, read_json, write_json, write_jsonl
 from workbench.stages.exam import Answer, Chat, ask_all, seconds_alone, user, words
 from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
-from workbench.stages.shots import asker_for, label_all, parsed
+from workbench.stages.shots import answers, asker_for, label_all, parsed
 from workbench.teachers.build import build_teacher
 from workbench.teachers.embedded import CONTEXT_TOKENS
 from workbench.teachers.prompts import Labeler
@@ -147,7 +147,7 @@ def _base(evaluation: Evaluation) -> None:
     if path.suffix != ".gguf":
         from workbench.students.rendering import rendering_for
 
-        path = to_gguf(path, context.out / "base.gguf", rendering_for(path).template)
+        path = to_gguf(path, context.out / "base.gguf", rendering_for(path))
     answers = ask_all(
         path,
         [evaluation.labeler.messages(row) for row in rows],
@@ -179,12 +179,16 @@ def _teacher(evaluation: Evaluation) -> None:
 
 
 async def _replies(evaluation: Evaluation) -> tuple[str, list[Any]]:
-    """The teacher's name in the ledger, and what it answered."""
+    """The teacher's name in the ledger, and what it answered. Raises TeacherError where that is too little for a score."""
     context = evaluation.context
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     try:
         await teacher.prepare()
         asker = asker_for(teacher, context.ledger, context.config)
-        return teacher.model, list(await label_all(asker, evaluation.labeler, evaluation.rows, context.config))
+        replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config)
+        if None in replies:  # what was answered is in the ledger: the others are asked once more
+            replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config)
+        answers(evaluation.rows, replies)
+        return teacher.model, replies
     finally:
         await teacher.aclose()

@@ -44,7 +44,7 @@ def run(context: Context) -> None:
     full = to_gguf(
         weights,
         context.out / f"{UNQUANTIZED}.gguf",
-        rendering.template,
+        rendering,
         base_gguf=source if source.suffix == ".gguf" else None,
         facts={provenance.KEY: _bill(context).model_dump_json()},
     )
@@ -61,8 +61,7 @@ def run(context: Context) -> None:
         context.out / f"{chosen.name}.gguf",
         name=context.task.name,
         schema=context.task.output.schema(),
-        chat_template=rendering.template,
-        stop=rendering.end_of_turn,
+        rendering=rendering,
         system=None,
     )
     write_json(context.out / "export.json", {"files": [item.model_dump() for item in made], "chosen": chosen.name})

@@ -6,6 +6,7 @@ stopping rules nor the order of the rows depend on which reply came first.
 """
 
 import asyncio
+import gc
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,7 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
     stopped = ""
     bench = bench_for(context.task, cores())
     loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write, bench)
+    gc.freeze()  # what is loaded by now, dspy above all, is not looked through again and again
     try:
         for make in _makers(
             context.task, leaks
@@ -86,12 +88,13 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
             stopped = await loop.walk(await make(context, asker, seeds))
             if stopped:
                 break
-        stopped = stopped or asker.ended or "enough"  # it may have ended while the wishes were made
+        stopped = stopped or asker.ended or loop.tried  # it may have ended while the wishes were made
     except TeacherError as error:
         if error.kind != "budget":
             raise
         stopped = str(error)
     finally:
+        gc.unfreeze()
         if bench is not None:
             bench.close()
         await teacher.aclose()
@@ -109,6 +112,8 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
         "passed": outcomes["pass"],
         "failed": outcomes["fail"],
         "errors": outcomes["error"],
+        "unmet": loop.unmet,
+        "given_up": loop.given_up,
         "calls": spent.calls,  # what was sent now is not told here: a run that was killed makes the same artifact
         "tokens": spent.tokens,
         "money": round(spent.money, 6),
@@ -145,10 +150,17 @@ class Loop:
     bench: Bench | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     wished: int = 0
+    unmet: int = 0  # wishes that were tried to the end without a passing candidate
+    given_up: int = 0  # requests that got no answer
 
     @property
     def judged(self) -> int:
         return self.outcomes.total()
+
+    @property
+    def tried(self) -> str:
+        """Where all wishes were: what that came to."""
+        return f"all wishes were tried, {self.unmet} found no passing candidate" if self.unmet else "enough"
 
     async def walk(self, wishes: Wishes) -> str:
         """Writes in the wishes' order; gives the reason for stopping, empty where all were granted."""
@@ -176,13 +188,14 @@ class Loop:
                         f"sample: {done}/{wishes.about} {wishes.source} wishes, "
                         f"{self.outcomes['pass']} passed of {self.judged} candidates"
                     )
-                passed = self.outcomes["pass"]
-                if self.judged >= config.hopeless_after and passed < config.hopeless_yield * self.judged:
+                passed, tried = self.outcomes["pass"], self.judged + self.given_up
+                if tried >= config.hopeless_after and passed < config.hopeless_yield * tried:
                     teacher = self.asker.teacher
                     # what is under way at an API is paid for: into the ledger
                     if teacher.keeper or not teacher.at_once:
                         await asyncio.gather(*ahead)
-                    return f"hopeless: {passed} of {self.judged} candidates passed"
+                    unanswered = f", {self.given_up} requests got no answer" if self.given_up else ""
+                    return f"hopeless: {passed} of {self.judged} candidates passed{unanswered}"
         finally:
             await _given_up(ahead)
 
@@ -207,10 +220,12 @@ class Loop:
                     return found, str(error)
                 if error.fatal:
                     raise
-                continue  # told in the ledger's failures and counted by the asker
+                self.given_up += 1  # why, is in the ledger's failures
+                continue
             found.append(item)
             if item.verdict.outcome == "pass":
-                break
+                return found, ""
+        self.unmet += 1
         return found, ""
 
     async def attempt(self, wish: Wish, k: int) -> Judgement:

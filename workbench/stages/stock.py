@@ -22,9 +22,11 @@ TOKENS_A_VALUE = 12  # at most
 TOKENS_AN_ANSWER = 70  # a mean line; what is cut off is passed over
 
 
-async def value_pools(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> Pools:
-    """The seeds' values of each slot, and about `values_per_slot` more by the teacher that the task's validators let stand.
-    Written to values.json: the recombination has use for them too."""
+async def value_pools(
+    context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random
+) -> tuple[Pools, dict[str, set[str]]]:
+    """The seeds' values of each slot, and about `values_per_slot` more by the teacher; and those of them that the task's
+    validators do not let stand. The others are written to values.json: the recombination has use for them too."""
     writer = ValueWriter(context.task, seeds)
     calls = -(-context.config.sample.values_per_slot // VALUES_A_CALL)
     slots = [slot for slot, values in writer.values.items() if values for _ in range(calls)]
@@ -35,18 +37,24 @@ async def value_pools(context: Context, asker: Asker, seeds: Sequence[Example], 
     found = await read_all(asker, requests, writer.read)
     pools = pools_of(context.task.output, [seed.target for seed in seeds])
     known = {slot: {fold(value) for value in values} for slot, values in pools.items()}
+    refused: dict[str, set[str]] = {}
     fresh = 0
     for slot, values in zip(slots, found, strict=True):
         stands = Stands(context.task, seeds, slot)
         for value in values:
-            if fold(value) not in known[slot] and stands(value):
-                known[slot].add(fold(value))
-                pools[slot].append(value)
+            if fold(value) in known[slot]:
+                continue
+            known[slot].add(fold(value))
+            pools[slot].append(value)
+            if stands(value):
                 fresh += 1
-    write_json(context.out / "values.json", pools)
+            else:
+                refused.setdefault(slot, set()).add(value)
+    standing = {slot: [v for v in values if v not in refused.get(slot, ())] for slot, values in pools.items()}
+    write_json(context.out / "values.json", standing)
     if slots:
         context.say(f"sample: {fresh} new values for {len(set(slots))} slots")
-    return pools
+    return pools, refused
 
 
 async def new_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:

@@ -1,5 +1,6 @@
 """The shard -> an adapter, through students/qlora. Goes on from its checkpoint after a kill."""
 
+from pathlib import Path
 from time import monotonic
 
 from workbench import models
@@ -9,6 +10,19 @@ from workbench.students.settings import Pair, Progress
 from workbench.types import Example, Row
 
 TELL_EVERY_S = 15.0
+
+
+def try_student(model: str, cache: Path) -> None:
+    """Raises StudentError or EdgeError where it could not be trained, or not be shipped: told before a teacher is paid."""
+    from workbench.edge.template import end_of_turn, go_template
+    from workbench.students.load import load_tokenizer, prepare_base
+    from workbench.students.rendering import rendering_for
+
+    base = prepare_base(models.path_or_name(model), cache / "students")
+    load_tokenizer(base)
+    rendering = rendering_for(base)
+    end_of_turn(rendering)
+    go_template(rendering)
 
 
 def run(context: Context) -> None:

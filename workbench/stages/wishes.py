@@ -40,34 +40,38 @@ class Wishes(NamedTuple):
 
 
 async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
-    """`sample.inverse` answers: those of the seeds with other values, the teacher's own among them; in random order, so
-    that a budget that ends early leaves no group out."""
+    """`sample.inverse` answers: those of the seeds with other values, the teacher's own among them; drawn at random, so that a
+    budget that ends early leaves no group out, and each for itself: a value that a changed validator refuses takes its own
+    wishes away, no other comes in their place, and the rest is found in the ledger."""
     config, output = context.config.sample, context.task.output
     if not config.inverse:
         return Wishes("inverse", 0, iter(()))
     rng = random.Random(config.seed)
-    pools = await value_pools(context, asker, seeds, rng)
+    pools, refused = await value_pools(context, asker, seeds, rng)
     models = [(seed.target, context.task.given(seed.input)) for seed in seeds]
     if not any(value is not None for _, given in models for value in given.values()):
         nothing = models[0][1]  # what answers a schema, say, is not made up without it
         models += [(answer, nothing) for answer in await new_answers(context, asker, seeds, rng)]
     else:
         pools = {}  # nor is a value of another schema's answer
-    wanted: dict[tuple[str, str], tuple[Any, dict[str, Any]]] = {}
+    writer = InputWriter(context.task, seeds)
+    wanted: dict[tuple[str, str], Wish | None] = {}
     tries = 0
     while len(wanted) < config.inverse and tries < config.inverse * 5:
         tries += 1
+        rng = random.Random(f"{config.seed} {tries}")
         model, given = rng.choice(models)
         beside = [one for one, its in models if its == given]
         values = pools or pools_of(output, beside)
         answer = exchanged(output, model, values, rng)
         if rng.random() < JOINED:
             answer = output.join(answer, exchanged(output, rng.choice(beside), values, rng)) or answer
-        key = output.dump(fold(answer)) if output.slots(answer) else f"empty {tries}"
-        wanted.setdefault((key, digest(given)), (answer, given))
-    writer = InputWriter(context.task, seeds)
-    wishes = [Wish("inverse", None, answer, writer.style(rng), given) for answer, given in wanted.values()]
-    rng.shuffle(wishes)
+        slots = output.slots(answer)
+        key = output.dump(fold(answer)) if slots else f"empty {tries}"
+        stands = not any(slot.value in refused.get(slot.name, ()) for slot in slots)
+        wish = Wish("inverse", None, answer, writer.style(rng), given) if stands else None
+        wanted.setdefault((key, digest(given)), wish)
+    wishes = [wish for wish in wanted.values() if wish is not None]
     return Wishes("inverse", len(wishes), iter(wishes))
 
 

@@ -11,13 +11,13 @@ kernels for it.
 import mmap
 import shutil
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from bitsandbytes.nn.modules import Linear4bit
+from safetensors import SafetensorError
 from tokenizers import Regex, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -29,6 +29,7 @@ from transformers import (
 
 from workbench.digest import digest
 from workbench.errors import StudentError
+from workbench.machine import temporary_folder
 from workbench.students.rendering import rendering_for
 
 FORMAT = 1  # of the prepared folder; a change makes all of them anew
@@ -54,8 +55,7 @@ def prepare_base(source: Path, cache: Path, sha256: str | None = None) -> Path:
     folder = cache / f"hf-{digest(identity)[:16]}"
     if folder.exists():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".hf-", dir=cache))
+    temporary = temporary_folder(".hf-", cache)
     try:
         _unpack(path, temporary)
         if not folder.exists():
@@ -103,7 +103,7 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise StudentError(f"cannot load the model in {folder}: {error}") from error
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -131,7 +131,7 @@ def _unpack(gguf: Path, out: Path) -> None:
         # Without dequantize the weights stay packed, and can be neither trained nor saved.
         dense = transformers.GgufConfig(dequantize=True)
         model = AutoModelForCausalLM.from_pretrained(**where, quantization_config=dense, dtype=torch.bfloat16)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (OSError, ValueError, LookupError, NotImplementedError, struct.error) as error:  # it may be cut short
         raise StudentError(
             f"transformers cannot unpack {gguf.name}: {error}",
             "use the model's Hugging Face folder instead of its GGUF",

@@ -37,18 +37,21 @@ class Rendering:
 
     def prompt(self, text: str) -> str:
         """One user message, up to the point where the assistant starts to write. Raises StudentError."""
-        return self._render([{"role": "user", "content": text}], generate=True)
+        return self.render([{"role": "user", "content": text}], generate=True)
 
     def completion(self, text: str) -> str:
         return text + self.end_of_turn
 
-    def _render(self, messages: list[dict[str, str]], *, generate: bool) -> str:
+    def render(self, messages: list[dict[str, str]], *, generate: bool) -> str:
+        """A chat as text; `generate`: up to where the assistant starts to write. Raises StudentError."""
         try:
             return _compiled(self.template).render(
                 messages=messages, add_generation_prompt=generate, bos_token=self.bos, eos_token=self.eos
             )
         except jinja2.TemplateError as error:
-            raise StudentError(f"the chat template does not render a single user message: {error}") from error
+            raise StudentError(
+                f"the chat template does not render: {error}", "try it with jinja2 on one chat"
+            ) from error
 
 
 @lru_cache(maxsize=8)
@@ -84,7 +87,7 @@ def rendering_for(folder: Path) -> Rendering:
 def _end_of_turn(draft: Rendering, special: set[str]) -> str:
     """The first special token that the template writes after an answer; the eos token if it writes none."""
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _MARK}]
-    _, _, tail = draft._render(turns, generate=False).partition(_MARK)
+    _, _, tail = draft.render(turns, generate=False).partition(_MARK)
     found = sorted((tail.find(token), -len(token), token) for token in special if token and token in tail)
     end = found[0][2] if found else draft.eos
     if not end:

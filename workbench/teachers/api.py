@@ -42,6 +42,7 @@ class OpenAITeacher:
         self._base_url = base_url
         self._timeout_s = timeout_s
         self._key = key
+        self._options: Any = {"max_retries": 0, "timeout": timeout_s, "headers": {}, "params": {}}
         # aiohttp's transport: httpx's own takes ten times the CPU a request where many are under way
         self.client = AsyncOpenAI(
             base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0, http_client=DefaultAioHttpClient()
@@ -90,9 +91,12 @@ class OpenAITeacher:
     async def _ask(self, body: dict[str, Any]) -> Any:
         import httpx
 
+        content = json.dumps(body).encode()
         # the time of the whole: the client's own begins anew with each byte that comes
         async with asyncio.timeout(self._timeout_s):
-            answer = await self.client.post("/chat/completions", cast_to=httpx.Response, body=body)
+            answer = await self.client.post(
+                "/chat/completions", cast_to=httpx.Response, content=content, options=self._options
+            )
         return json.loads(answer.content, object_hook=lambda fields: SimpleNamespace(**fields))
 
     def told(self, error: Exception) -> TeacherError:
@@ -109,7 +113,7 @@ class OpenAITeacher:
                 fatal=True,
             )
         if isinstance(error, openai.NotFoundError | openai.BadRequestError | openai.UnprocessableEntityError):
-            text = self._without_key(str(error))[:300]
+            text = self.without_key(str(error))[:300]
             return TeacherError(
                 f"{where} refused the request: {text}",
                 "check teacher.model and teacher.base_url",
@@ -132,13 +136,13 @@ class OpenAITeacher:
             return TeacherError(f"{where} cannot be reached", "is the server up, and the network?", kind="network")
         if isinstance(error, openai.APIStatusError):
             return TeacherError(f"{where} failed (HTTP {error.status_code})", "try again later", kind="server")
-        return TeacherError(f"{where} answered nonsense: {self._without_key(str(error))[:200]}", kind="bad_reply")
+        return TeacherError(f"{where} answered nonsense: {self.without_key(str(error))[:200]}", kind="bad_reply")
 
     def _late(self) -> TeacherError:
         where = self._base_url or "api.openai.com"
         return TeacherError(f"{where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
 
-    def _without_key(self, text: str) -> str:
+    def without_key(self, text: str) -> str:
         """What a server says of a refused request may quote the key."""
         return redact(text.replace(self._key, "[redacted]") if len(self._key) >= SHORTEST_KEY else text)
 
@@ -153,23 +157,31 @@ def _format(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def reply_of(answer: Any, seconds: float) -> Reply:
-    """A chat completion as a Reply. Raises TeacherError where it holds no text."""
+    """A chat completion as a Reply. Raises TeacherError where it holds no text, or is none."""
+    try:
+        return _read(answer, seconds)
+    except (AttributeError, TypeError, LookupError, ValueError) as error:
+        raise TeacherError(f"the reply is no chat completion: {error!r}", kind="bad_reply") from None
+
+
+def _read(answer: Any, seconds: float) -> Reply:
     choices: Any = getattr(answer, "choices", None)
     message = getattr(choices[0], "message", None) if choices else None
     if message is None:
         raise TeacherError("the reply holds no choices", kind="bad_reply")
     if getattr(message, "refusal", None):
         return Reply(text="", finish="refused", seconds=seconds)
-    cut = choices[0].finish_reason == "length"
+    cut = getattr(choices[0], "finish_reason", None) == "length"
+    content = getattr(message, "content", None) or ""  # some servers leave out what there is not
     # where a model spent all its tokens on thinking, the nothing it said was paid for: it counts, and is not asked again
-    if not message.content and not cut:
+    if not content and not cut:
         raise TeacherError("the reply is empty", kind="bad_reply")
-    if not isinstance(message.content or "", str):
+    if not isinstance(content, str):
         raise TeacherError("the reply is no text", kind="bad_reply")
     usage = getattr(answer, "usage", None)
     details = getattr(usage, "prompt_tokens_details", None)
     return Reply(
-        text=writable(message.content or ""),
+        text=writable(content),
         finish="length" if cut else "stop",
         usage=Usage(
             prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
@@ -206,7 +218,7 @@ def key_from(name: str) -> str:
             kind="auth",
             fatal=True,
         )
-    if not key.isascii():
+    if not key.isascii() or not key.isprintable() or " " in key:
         raise TeacherError(
             f"the API key in {name} holds a character that no key has",
             "copy it again; a quote or a blank may have come along",

@@ -12,6 +12,7 @@ another wish than an undisturbed one, and ask for the rest of its minutes. Witho
 import asyncio
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from workbench.errors import TeacherError
 from workbench.ledger import Ledger, Paid
@@ -131,8 +132,13 @@ class Asker:
         if task is None:
             task = asyncio.create_task(self._send(key, request))
             self._under_way[key] = task
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+            task.add_done_callback(partial(self._done, key))
         return await asyncio.shield(task)
+
+    def _done(self, key: str, task: asyncio.Task[Reply]) -> None:
+        self._under_way.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # nobody may wait for it any more: no word of that from asyncio
 
     def check_budget(self, key: str, *, late: bool = False) -> None:
         reached = self.spent.over(self.limits, late=late or key in self._late)
@@ -148,24 +154,13 @@ class Asker:
         return max(0.0, 60 * (self.limits.minutes - self.spent.minutes))
 
     async def _send(self, key: str, request: Request) -> Reply:
-        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-
-        def again(error: BaseException) -> bool:
-            return isinstance(error, TeacherError) and error.kind in RETRIED and not error.fatal
-
         async with self.pace:
             self.check_budget(key)
             try:
-                async for attempt in AsyncRetrying(
-                    stop=stop_after_attempt(self.attempts),
-                    wait=wait_random_exponential(multiplier=0.5, max=20),
-                    retry=retry_if_exception(again),
-                    reraise=True,
-                ):
-                    with attempt:
-                        if attempt.retry_state.attempt_number > 1:
-                            await self.pace.leave()  # a server's own wish to wait is kept there, by all
-                        reply = await self._once(key, request)
+                try:
+                    reply = await self._once(key, request)
+                except TeacherError as error:
+                    reply = await self._again(key, request, error)
             except TeacherError as error:
                 self.spent.failed += error.kind != "budget"
                 raise
@@ -173,6 +168,26 @@ class Asker:
             self._count(reply)  # before the next one may be sent: no cap is passed by more than what is under way
         # the next one need not wait for the disk
         return await self._keeper.put(Paid(key, self.teacher.model, request, reply))
+
+    async def _again(self, key: str, request: Request, first: TeacherError) -> Reply:
+        """After a failure, as often as `attempts` allows. Raises the last failure."""
+        from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+        def worth_it(error: BaseException) -> bool:
+            return isinstance(error, TeacherError) and error.kind in RETRIED and not error.fatal
+
+        async for attempt in AsyncRetrying(
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_random_exponential(multiplier=0.5, max=20),
+            retry=retry_if_exception(worth_it),
+            reraise=True,
+        ):
+            with attempt:
+                if attempt.retry_state.attempt_number == 1:
+                    raise first
+                await self.pace.leave()  # a server's own wish to wait is kept there, by all
+                return await self._once(key, request)
+        raise first
 
     async def _once(self, key: str, request: Request) -> Reply:
         if self._broken is not None:  # nobody is sent after one who found the teacher dead

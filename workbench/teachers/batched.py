@@ -165,7 +165,7 @@ class BatchTeacher:
         while (batch := await self._patiently(partial(client.batches.retrieve, name))).status not in ENDED:
             await asyncio.sleep(self._poll_s)
         if batch.status == "failed":  # none of it was begun: the file is at fault, the model, or the account's limits
-            told = str(getattr(batch, "errors", None) or "no reason is given")[:300]
+            told = self._api.without_key(str(getattr(batch, "errors", None) or "no reason is given"))[:300]
             hint = "check teacher.model; where too much is in the queue, a smaller --set teacher.batch helps"
             raise TeacherError(f"the batch {name} failed: {told}", hint, kind="refused", fatal=True)
         answers: dict[str, dict[str, Any]] = {}
@@ -179,12 +179,23 @@ class BatchTeacher:
         found: dict[str, Reply | Exception] = {}
         for key in answers.keys() & asked.requests.keys():
             try:
-                found[key] = _reply(answers[key], again)
+                found[key] = self._reply(answers[key], again)
             except TeacherError as error:
                 found[key] = error
         paid = [Paid(k, self.model, asked.requests[k], r) for k, r in found.items() if isinstance(r, Reply)]
         stands = await asyncio.to_thread(self._ledger.put_all, paid)
         return found | {call.key: reply for call, reply in zip(paid, stands, strict=True)}
+
+    def _reply(self, answer: dict[str, Any], without_schema: bool) -> Reply:
+        """Of one line. `without_schema`: what was refused is worth asking again."""
+        code = answer.get("status_code", 500)
+        body = json.dumps(answer.get("body"))
+        if code != 200:
+            kind: Any = KINDS.get(code, "refused" if 400 <= code < 500 else "server")
+            kind = "bad_reply" if code == 400 and without_schema else kind
+            told = self._api.without_key(body)[:300]
+            raise TeacherError(f"in the batch: HTTP {code}: {told}", kind=kind, fatal=kind == "auth")
+        return reply_of(json.loads(body, object_hook=lambda fields: SimpleNamespace(**fields)), 0.0)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Again until the server tells: what is paid for is not given up because of a poll that failed."""
@@ -218,23 +229,6 @@ def _final(error: Exception) -> bool:
 
     code = error.status_code if isinstance(error, openai.APIStatusError) else 0
     return code == 501 or (400 <= code < 500 and code not in (408, 409, 429))
-
-
-def _reply(answer: dict[str, Any], without_schema: bool) -> Reply:
-    """Of one line. `without_schema`: what was refused is worth asking again."""
-    code = answer.get("status_code", 500)
-    if code != 200:
-        kind: Any = KINDS.get(code, "refused" if 400 <= code < 500 else "server")
-        kind = "bad_reply" if code == 400 and without_schema else kind
-        raise TeacherError(
-            f"in the batch: HTTP {code}: {json.dumps(answer.get('body'))[:300]}", kind=kind, fatal=kind == "auth"
-        )
-    try:
-        return reply_of(
-            json.loads(json.dumps(answer["body"]), object_hook=lambda fields: SimpleNamespace(**fields)), 0.0
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise TeacherError(f"in the batch: no chat completion: {error!r}", kind="bad_reply") from None
 
 
 def _text(lines: Any) -> str:

@@ -1,11 +1,13 @@
 """A GGUF file as a teacher: llama.cpp's own server on this machine, asked like any other server."""
 
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 from workbench.edge.runtime import LlamaServer
+from workbench.machine import temporary_folder
 from workbench.teachers.api import OpenAITeacher
 from workbench.teachers.slots import Slots
 from workbench.types import Reply, Request
@@ -32,13 +34,20 @@ class EmbeddedTeacher:
         self._client: OpenAITeacher | None = None
         self._http: httpx.AsyncClient | None = None
         self._slots: Slots | None = None
+        self._broken: Exception | None = None
 
     async def prepare(self) -> None:
         """Nothing: a GGUF is read as it is."""
 
     async def complete(self, request: Request) -> Reply:
+        if self._broken is not None:
+            raise self._broken
         if self._client is None:
-            self._start()
+            try:
+                self._start()
+            except Exception as error:
+                self._broken = error  # found out once, for all who ask
+                raise
         assert self._client is not None and self._server is not None and self._slots is not None
         self._server.check()
         async with self._slots.taken(request.messages[:-1]) as slot:
@@ -48,7 +57,8 @@ class EmbeddedTeacher:
         import httpx
 
         path, slots, threads = self._shape
-        states = Path(self._open.enter_context(TemporaryDirectory(prefix="workbench-slots-")))
+        states = temporary_folder("workbench-slots-", Path(gettempdir()))
+        self._open.callback(shutil.rmtree, states, ignore_errors=True)
         self._server = self._open.enter_context(
             LlamaServer(path, slots=slots, ctx_per_slot=CONTEXT_TOKENS, threads=threads, states=states)
         )

@@ -11,6 +11,7 @@ When its input ends, by the run's own end or by its kill, it takes what is under
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import sys
@@ -38,6 +39,7 @@ async def serve() -> None:
         while (name := (await asked.readline()).partition(b" ")[0]).strip():
             _tell_error(name, error)
         return
+    gc.freeze()  # what is loaded by now is not looked through again and again
     with ledger:
         recorder, under_way = Recorder(ledger), set[asyncio.Task[None]]()
         while (line := await asked.readline()).endswith(b"\n"):  # half a line: the run was killed while it wrote

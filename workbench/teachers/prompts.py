@@ -118,23 +118,21 @@ class Labeler:
             else (Program("request -> answer", label_instructions(task)), [])
         )
         self._by_group = by_group(task.output, seeds)
+        self._fixed = shuffled(
+            [s for group in self._by_group.values() for s in group[: config.fixed_per_group]], seed=0
+        )
+        self._shown = {s.id: {"request": input_text(s), "answer": task.output.dump(s.target)} for s in seeds}
         self._grams = [_trigrams(input_text(seed)) for seed in self.seeds]
 
     def messages(self, example: Example) -> tuple[Message, ...]:
-        demos = self._demos or [
-            {"request": input_text(seed), "answer": self.task.output.dump(seed.target)}
-            for seed in self.shots(example)
-            if seed.id != example.id
-        ]
+        demos = self._demos or [self._shown[seed.id] for seed in self.shots(example) if seed.id != example.id]
         return self.program.messages(demos, {"request": input_text(example)})
 
     def shots(self, example: Example) -> list[Example]:
         if self.mode == "program":
             return []
         if self.mode == "fixed":
-            return shuffled(
-                [seed for group in self._by_group.values() for seed in group[: self.config.fixed_per_group]], seed=0
-            )
+            return self._fixed
         near = self.nearest(example, self.config.nearest)
         if self.mode == "nearest":
             return near[::-1]

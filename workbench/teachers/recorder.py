@@ -1,19 +1,23 @@
 """Replies into the ledger, many in one commit."""
 
 import asyncio
+import time
 
 from workbench.ledger import Ledger, Paid
 from workbench.types import Reply
 
+BETWEEN_S = 0.025  # two commits: the disk, and the processor's way to it, are shared by what comes meanwhile
+
 
 class Recorder:
-    """As many in one commit as came while the last one was made: the disk is waited for once for all of them, and beside the
-    event loop."""
+    """As many in one commit as came since the last one: the disk is waited for once for all of them, and beside the event
+    loop."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self._waiting: list[tuple[Paid, asyncio.Future[Reply]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._last = 0.0  # commit
 
     async def put(self, call: Paid) -> Reply:
         """The reply that stands, once it is on the disk."""
@@ -25,9 +29,13 @@ class Recorder:
 
     async def _write(self) -> None:
         while self._waiting:
-            batch, self._waiting = self._waiting, []
+            batch: list[tuple[Paid, asyncio.Future[Reply]]] = []
             try:
+                if (early := self._last + BETWEEN_S - time.monotonic()) > 0:
+                    await asyncio.sleep(early)
+                batch, self._waiting = self._waiting, []
                 replies = await asyncio.to_thread(self.ledger.put_all, [call for call, _ in batch])
+                self._last = time.monotonic()
             except asyncio.CancelledError:  # the run ends: all is paid for, whether the thread has begun or not
                 self.ledger.put_all([call for call, _ in (*batch, *self._waiting)])
                 raise

@@ -1,0 +1,71 @@
+"""The verbs that are about teachers: what they cost, how good they are, how they are asked, what their terms are."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from workbench import terms
+from workbench.commands import settings, typed
+from workbench.config import Config, load_config
+from workbench.declaration import Task
+from workbench.errors import ConfigError, TeacherError, WorkbenchError
+from workbench.store import RunLock
+
+
+def estimate(task: Task, config: Config, ask: int) -> None:
+    """At most what a run asks of the teacher, from the prompts as they would be sent, and from `ask` real requests."""
+    from workbench.ledger import Ledger
+    from workbench.stages import estimate as stage
+
+    rates = stage.GUESSED
+    if ask:
+        home = Path.cwd() / ".workbench"
+        with RunLock(home), Ledger(home / "ledger.sqlite", run="estimate") as ledger:
+            rates = stage.measured(task, config, ledger, ask)
+    print("\n".join(stage.told(stage.planned(task, config), config, rates)))
+
+
+def teachers(task: Task, named: Sequence[str], rows: int, sets: Sequence[str]) -> None:
+    """Each teacher's figures on dev, and the one to take. One that fails is told and left out."""
+    from workbench.ledger import Ledger
+    from workbench.stages import roster
+
+    configs, found = [], []
+    for each in dict.fromkeys(named):  # before the command is written down in the lock: an address may hold a password
+        model, at, url = each.partition("@http")
+        more = [f"teacher.base_url=http{url}"] if at else []
+        configs.append((each, settings(task, "full", [*sets, *more], teacher=model)))
+    home = Path.cwd() / ".workbench"
+    with RunLock(home), Ledger(home / "ledger.sqlite", run="teachers") as ledger:
+        for each, config in configs:
+            try:
+                found.append(roster.tried(task, config, ledger, rows))
+            except WorkbenchError as error:
+                print(f"{each}: {error}\n{error.hint}".strip(), file=sys.stderr)
+    if not found:
+        raise TeacherError("no teacher could be measured", "look at what was told of each", kind="refused", fatal=True)
+    print("\n".join(roster.told(found)))
+    print(roster.recommended(found, task.floor)[1])
+
+
+def tune_teacher(task: Task, config: Config, optimizer: str, calls: int, rows: int) -> None:
+    """A prompt for the teacher by one of dspy's optimizers, and what it gains on dev."""
+    from workbench.ledger import Ledger
+    from workbench.stages import tune
+
+    if optimizer not in get_args(tune.Optimizer):
+        raise ConfigError(f"--optimizer {optimizer}: there is none", f"there are {', '.join(get_args(tune.Optimizer))}")
+    home = Path.cwd() / ".workbench"
+    file = Path.cwd() / "programs" / f"{task.name}-{optimizer}.json"
+    with RunLock(home), Ledger(home / "ledger.sqlite", run="tune-teacher") as ledger:
+        found = tune.tuned(task, config, ledger, cast(tune.Optimizer, optimizer), calls, rows, file)
+    print("\n".join(tune.told(found, typed(task.name, str(task.file)))))
+
+
+def licences(teacher: str, sets: list[str]) -> None:
+    """The table of terms, or what it says of one teacher."""
+    sections = {"teacher": {"model": teacher}} if teacher else {}
+    asked = load_config("quick", None, tuple(sets), {}, **sections).teacher if teacher or sets else None
+    for line in terms.described(Path.cwd(), asked):
+        print(line)
