@@ -1,5 +1,6 @@
 """The command line as a user meets it: its help, its speed, and each thing that can be wrong, told without a traceback."""
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from servers import TeacherServer
 from small import ROWS, command, environment, here, opening, sampling, workbench, write_rows, write_task
 from typer.testing import CliRunner
 
+from workbench import registry
 from workbench.cli import app, main
 from workbench.errors import LockedError
 from workbench.store import RunLock
@@ -317,6 +319,32 @@ def test_files_that_cannot_be_read(project: Path, fails: Told) -> None:
     assert "talk.py, line 2: SystemExit: 3" in error
 
 
+@pytest.mark.parametrize(
+    ("code", "says", "mend"),
+    [(errno.ENOSPC, "the disk is full: ", "free some space"), (errno.EACCES, "", "look at the file, its permissions")],
+)
+def test_a_file_that_cannot_be_written(
+    code: int, says: str, mend: str, fails: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise OSError(code, os.strerror(code), name)
+
+    monkeypatch.setattr(registry, "load", broken)
+    error, hint = fails("run", "talk.py")
+    assert error == f"{says}[Errno {code}] {os.strerror(code)}: 'talk.py'"
+    assert hint.startswith(mend) and hint.endswith("then run the same command: it goes on where it was")
+
+
+def test_our_own_fault_is_not_told_as_the_disks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ConnectionError("a bug")
+
+    monkeypatch.setattr(registry, "load", broken)
+    monkeypatch.setattr(sys, "argv", ["workbench", "run", "talk.py"])
+    with pytest.raises(ConnectionError, match="a bug"):
+        main()
+
+
 def test_ctrl_c_says_how_to_go_on(project: Path) -> None:
     # A shell's background jobs, of which this may be one, ignore the signal.
     listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -345,6 +373,22 @@ def test_a_dry_run_does_nothing(project: Path) -> None:
     assert "would run" in done.stdout
     made = {path.name for path in set(project.rglob("*")) - set(before)}
     assert not made & {"runs", "store"}
+
+
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from workbench import judge, plan, registry
+if __name__ == "__main__":
+    task = registry.load("talk")
+    example = task.examples("dev")[0]
+    pool = judge.processes(task, 1)  # another process makes the task anew
+    print(pool.submit(judge._heavy_checks, example, "[]").result())
+    pool.shutdown()
+    before = plan.code_digest(task)
+    Path(sys.argv[1]).write_text("DO_IT = 'Otherwise.'")
+    print(plan.code_digest(task) != before)  # the package's other modules count
+"""
 
 
 def test_a_task_from_an_outside_package(tmp_path: Path) -> None:
@@ -386,6 +430,11 @@ def test_a_task_from_an_outside_package(tmp_path: Path) -> None:
     checked = workbench(empty, "check", "talk", PYTHONPATH=str(site))
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert workbench(empty, "check", "talk").returncode == 1, "without the package there is no such task"
+    told = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(site / "outside_tasks" / "words.py")], cwd=empty,
+        env=environment(PYTHONPATH=str(site)), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert told.stdout.split() == ["()", "True"], told.stderr
 
 
 def test_an_entry_point_whose_package_is_broken(tmp_path: Path) -> None:

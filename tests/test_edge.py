@@ -373,6 +373,9 @@ ZEPHYR = (
     [
         (Rendering(GEMMA, "<end_of_turn>", "<bos>", "<eos>"), "<end_of_turn>\n",
          "<bos><start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n{{ .Response }}<end_of_turn>\n"),
+        (Rendering("{{ bos_token }}" + TEMPLATE, "<|im_end|>", "<s>"), "<|im_end|>\n",
+         "<s>{{ if .System }}<|im_start|>system\n{{ .System }}<|im_end|>\n{{ end }}"
+         "<|im_start|>user\n{{ .Prompt }}<|im_end|>\n<|im_start|>assistant\n{{ .Response }}<|im_end|>\n"),
         (Rendering(ZEPHYR, "</s>", "<s>", "</s>"), "</s>\n",
          "{{ if .System }}<|system|>\n{{ .System }}</s>\n{{ end }}"
          "<|user|>\n{{ .Prompt }}</s>\n<|assistant|>\n{{ .Response }}</s>\n"),

@@ -1,22 +1,44 @@
 """What processes leave behind on the disk."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from workbench.machine import temporary_folder
 
+LIVES = """
+import pathlib, sys, workbench.machine as m
+with m.temporary_folder(".x-", pathlib.Path(sys.argv[1])) as folder:
+    (folder / "weights").write_text("w")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
 
 def test_what_a_dead_process_left_is_removed_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
-    code = "import pathlib, sys, workbench.machine as m; m.temporary_folder('.x-', pathlib.Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "new")], check=True)
-    (left,) = (tmp_path / "new").iterdir()
-    living = tmp_path / "new" / f".x-{os.getppid()}-abc"
-    foreign = tmp_path / "new" / ".x-keep"
-    living.mkdir()
-    foreign.mkdir()
-    made = temporary_folder(".x-", tmp_path / "new")
-    assert made.name.startswith(f".x-{os.getpid()}-")
-    assert not left.exists()
-    assert sorted((tmp_path / "new").iterdir()) == sorted([living, foreign, made])
+    def started() -> tuple["subprocess.Popen[str]", Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LIVES, str(tmp_path)], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        return process, Path(process.stdout.readline().strip())
+
+    (dead, left), (living, held) = started(), started()
+    dead.kill()
+    dead.wait()
+    assert (left / "weights").exists()
+    (tmp_path / ".x-of-somebody-else").mkdir()
+    with temporary_folder(".x-", tmp_path) as made:
+        assert not left.exists()
+        assert (held / "weights").exists()
+    assert not made.exists()
+    living.communicate("")
+    assert [path.name for path in tmp_path.iterdir()] == [".x-of-somebody-else"]
+
+
+def test_a_folder_that_was_moved_stays(tmp_path: Path) -> None:
+    with temporary_folder(".x-", tmp_path) as made:
+        (made / "weights").write_text("w")
+        made.replace(tmp_path / "kept")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "weights").read_text() == "w"

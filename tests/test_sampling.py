@@ -154,6 +154,18 @@ def test_what_gets_no_answer_is_told(project: Path) -> None:
     assert found and int(found[1]) + int(found[2]) >= 20 and int(found[2]) == funnel(project)["given_up"] >= 8
 
 
+def test_failures_count_in_their_turn(project: Path) -> None:
+    """Thirty that fail at once, while thirty before them take their time and pass: no reason to give up."""
+    inputs = [{"input": {"text": f"open app app number {n}"}} for n in range(60)]
+    (project / "data" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in inputs))
+    with TeacherServer(project / "log.jsonl", script=["slow"] * 30 + ["400"] * 30) as server:
+        sets = ("sample.hopeless_after=31", "runtime.concurrency=60", "teacher.constrained=false")
+        done = here(project, *sampling(server.base_url, *sets))
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert funnel(project)["stopped"] == "all wishes were tried, 30 found no passing candidate"
+    assert (funnel(project)["passed"], funnel(project)["given_up"]) == (30, 30)
+
+
 def test_wishes_that_come_to_nothing_are_told(project: Path) -> None:
     with TeacherServer(project / "log.jsonl", script=["length", "ok"]) as server:
         done = here(project, *sampling(server.base_url, "runtime.concurrency=1"))

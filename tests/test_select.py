@@ -7,7 +7,7 @@ import pytest
 from small import calling, opening, write_task
 
 from workbench import registry
-from workbench.config import Config, SelectConfig
+from workbench.config import Config, LeaksConfig, SelectConfig
 from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.ledger import Ledger
@@ -33,7 +33,8 @@ def passed(task: Task, text: str, answer: list[dict[str, object]], outcome: str 
 def selected(
     task: Task, tmp_path: Path, candidates: list[Judgement], met: Leaks | None = None, **options: object
 ) -> tuple[list[Row], dict[str, object]]:
-    config = Config(select=SelectConfig.model_validate({"recombine": 0, "seed_repeats": 1, **options}))
+    leaks = LeaksConfig.model_validate(options.pop("leaks", {}))
+    config = Config(leaks=leaks, select=SelectConfig.model_validate({"recombine": 0, "seed_repeats": 1, **options}))
     said: list[str] = []
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         folders = {name: tmp_path / name for name in ("examples", "sample", "select")}
@@ -92,7 +93,7 @@ def test_a_passage_of_a_test_row_stays_out(task: Task, tmp_path: Path) -> None:
 
 def test_a_passage_may_go_in_where_the_task_says_so(task: Task, tmp_path: Path) -> None:
     text = "well, he comes: get hold of the old man, who mends the Boiler or what"
-    rows, funnel = selected(lengthened(task, tmp_path), tmp_path, [passed(task, text, [])], leak_words=0)
+    rows, funnel = selected(lengthened(task, tmp_path), tmp_path, [passed(task, text, [])], leaks={"words": 0})
     assert (funnel["dropped"], [row.input["text"] for row in rows if row.source == "inverse"]) == ({}, [text])
 
 

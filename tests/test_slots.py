@@ -1,10 +1,14 @@
 """A few-shot block is read in one slot and copied to the others: on llama.cpp's own server, with the real small model."""
 
 import asyncio
+import tempfile
 from pathlib import Path
 
 import pytest
+from small import question
 
+from workbench.errors import EdgeError
+from workbench.teachers import embedded
 from workbench.teachers.embedded import EmbeddedTeacher
 from workbench.teachers.slots import Slots
 from workbench.types import Message, Reply, Request
@@ -66,3 +70,25 @@ def test_a_server_that_cannot_keep_a_state_is_told_and_used(smollm2: Path, tmp_p
         pytest.warns(UserWarning, match=r"cannot save a slot's state.*TMPDIR"),
     ):
         asyncio.run(ask(server.address))
+
+
+def test_a_server_that_cannot_start_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def broken(path: Path, **more: object) -> None:
+        tries.append(path)
+        raise EdgeError("it does not start")
+
+    monkeypatch.setattr(embedded, "LlamaServer", broken)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    async def both() -> list[object]:
+        teacher = EmbeddedTeacher(tmp_path / "x.gguf", model="x", licence="", slots=2, threads=1, timeout_s=1)
+        found = await asyncio.gather(*(teacher.complete(question(text)) for text in "ab"), return_exceptions=True)
+        await teacher.aclose()
+        return list(found)
+
+    assert [str(error) for error in asyncio.run(both())] == ["it does not start"] * 2
+    assert len(tries) == 1
+    assert list(tmp_path.iterdir()) == [], "and it leaves nothing behind"

@@ -287,6 +287,8 @@ def main() -> None:
         from workbench.store import disk_is_full
 
         full = disk_is_full(error)
+        if not full and error.filename is None:  # no file's fault: ours
+            raise
         mend = "free some space" if full else "look at the file, its permissions and the disk"
         print(f"error: {'the disk is full: ' if full else ''}{error}", file=sys.stderr)
         print(f"next:  {mend}, then run the same command: it goes on where it was", file=sys.stderr)

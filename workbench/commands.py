@@ -79,10 +79,12 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
     planned = pipeline.walk(
         task, config, project / ".workbench", until=until, force=force, dry=True, say=say, done=_nothing
     )
-    if any(item.stage.name == "train" and item.ran for item in planned):
+    to_run = {item.stage.name for item in planned if item.ran}
+    if "train" in to_run:
         from workbench.stages.train import try_student
 
-        try_student(config.student.model, models.cache_dir())
+        say(f"student {config.student.model}: tried")
+        try_student(config.student.model, models.cache_dir(), ships="export" in to_run)
 
     def done(item: pipeline.Done) -> None:
         folder.done(item)

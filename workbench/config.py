@@ -3,7 +3,6 @@
 Order of precedence: profile, then what the task needs otherwise, then `--config FILE` (TOML), then `--set section.key=value`.
 """
 
-import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from workbench.types import Frozen
 
 BATCH_SHARE = 0.5  # of the price, in a batch
 DAY = 1440  # minutes
-KEY_CHARS = 20  # a name so long that nobody has set, and not spelled as such names are, may be the key itself
+KEY_CHARS = 20  # a name so long, of letters and digits or of small and capital letters, is the key itself
 ShotsMode = Literal["auto", "fixed", "nearest", "group", "program"]
 
 
@@ -43,8 +42,8 @@ class TeacherConfig(Frozen):
     @field_validator("key_env")
     @classmethod
     def _a_name(cls, name: str) -> str:
-        like_a_key = len(name) >= KEY_CHARS and name not in os.environ and not re.fullmatch(r"[A-Z_]+[A-Z_\d]*", name)
-        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or like_a_key:
+        mixed = re.search(r"[a-z]", name) and (re.search(r"\d", name) or re.fullmatch(r"(?=.*[A-Z])[A-Za-z]+", name))
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or (len(name) >= KEY_CHARS and mixed):
             raise ValueError("the name of an environment variable is wanted, not the key itself")
         return name
 
@@ -109,9 +108,14 @@ class SelectConfig(Frozen):
     recombine: int = Field(1500, ge=0)
     seed_repeats: int = Field(3, ge=1)
     near_duplicate: float = Field(0.9, gt=0, le=0.95)  # Jaccard similarity of character 4-grams
-    leak: float = Field(0.8, gt=0, le=0.95)  # the same, to a dev or test row
-    leak_words: int = Field(8, ge=0)  # in common with a dev or test row, one after another; 0: any number
     seed: int = 0
+
+
+class LeaksConfig(Frozen):
+    """What is too like a dev or test row: to be shown to a teacher, and to be trained on."""
+
+    letters: float = Field(0.8, gt=0, le=0.95)  # Jaccard similarity of character 4-grams
+    words: int = Field(8, ge=0)  # in common, one after another; 0: any number
 
 
 class StudentConfig(Frozen):
@@ -154,6 +158,7 @@ class Config(Frozen):
     teacher: TeacherConfig = TeacherConfig()
     shots: ShotsConfig = ShotsConfig()
     sample: SampleConfig = SampleConfig()
+    leaks: LeaksConfig = LeaksConfig()
     select: SelectConfig = SelectConfig()
     student: StudentConfig = StudentConfig()
     train: TrainConfig = TrainConfig()

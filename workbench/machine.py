@@ -1,11 +1,13 @@
 """The machine as this process may use it."""
 
+import fcntl
 import os
-import re
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 POLL_S = 0.5
@@ -29,21 +31,38 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def temporary_folder(prefix: str, parent: Path) -> Path:
-    """A new folder in `parent`, which is made; what processes that are gone have left there under this prefix is removed."""
+@contextmanager
+def temporary_folder(prefix: str, parent: Path) -> Iterator[Path]:
+    """A new folder in `parent`, which is made; gone afterwards, unless it was moved. What was left there under this prefix by a
+    process that was killed is removed: a lock beside each folder tells whether somebody is at work in it."""
     parent.mkdir(parents=True, exist_ok=True)
-    for left in parent.glob(f"{prefix}*"):
-        owner = re.match(r"(\d+)-", left.name.removeprefix(prefix))
-        if owner and not _alive(int(owner[1])):
-            shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))
-
-
-def _alive(process: int) -> bool:
+    for lock in parent.glob(f"{prefix}*.lock"):
+        _remove(lock)
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".lock", dir=parent)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    lock = Path(name)
+    folder = lock.with_suffix("")
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
+        folder.mkdir()
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _remove(lock: Path) -> None:
+    """A folder that nobody holds any more, and its lock."""
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except OSError:  # gone by now, or another user's
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        lock.unlink(missing_ok=True)
+    finally:
+        os.close(handle)

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench import models
+from workbench import models, registry
 from workbench.config import Config
 from workbench.declaration import Task
 from workbench.digest import tree_digest
@@ -35,8 +35,8 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 5, ("examples",), ("teacher", "shots")),
-    Stage("sample", 10, ("examples", "shots"), ("teacher", "shots", "sample")),
-    Stage("select", 7, ("examples", "sample"), ("select",), ("datasketch", "scikit-learn")),
+    Stage("sample", 10, ("examples", "shots"), ("teacher", "shots", "sample", "leaks")),
+    Stage("select", 7, ("examples", "sample"), ("select", "leaks"), ("datasketch", "scikit-learn")),
     Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
     Stage("export", 3, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
@@ -68,10 +68,15 @@ def key_of(stage: Stage, parts: Mapping[str, Any]) -> str:
 
 
 def code_digest(task: Task) -> str:
-    """Of the task's file, its data, and the validators it was declared with, their own `files` among them. That data is missing
-    is told where it is read."""
+    """Of the task's file, the modules beside it where it is of a package, its data, and the validators it was declared with,
+    their own `files` among them. That data is missing is told where it is read."""
     modules = {type(validator).__module__ for validator in task.validators}
-    files = [Path(str(import_module(name).__file__)) for name in modules if not name.startswith("workbench_task_")]
+    files = {Path(str(import_module(name).__file__)) for name in modules if not name.startswith("workbench_task_")}
+    if (
+        "." in task.module and task.file.parent != registry.builtin_folder()
+    ):  # its package's other modules are its own too
+        files |= set(task.file.parent.rglob("*.py"))
     data = [task.data.root / name for name in (*task.data.files.values(), task.data.corpus)]
-    own = [path for validator in task.validators for path in getattr(validator, "files", ())]
-    return tree_digest([task.file, *(path for path in data if path.is_file()), *files, *sorted(set(own))])
+    files |= {path for path in data if path.is_file()}
+    files |= {path for validator in task.validators for path in getattr(validator, "files", ())}
+    return tree_digest({path.resolve() for path in (task.file, *files)})

@@ -45,7 +45,7 @@ def available() -> list[Found]:
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         try:
             spec = importlib.util.find_spec(point.module)
-        except Exception:  # noqa: BLE001 - another package's code: whatever it raises must not hide the other tasks
+        except (Exception, SystemExit):  # noqa: BLE001 - another package's code: whatever it raises must not hide the other tasks
             spec = None
         if spec is None or spec.origin is None:
             log.warning("entry point %r names %s, which is not there: reinstall its package", point.name, point.module)

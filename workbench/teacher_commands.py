@@ -27,7 +27,8 @@ def estimate(task: Task, config: Config, ask: int) -> None:
 
 
 def teachers(task: Task, named: Sequence[str], rows: int, sets: Sequence[str]) -> None:
-    """Each teacher's figures on dev, and the one to take. One that fails is told and left out."""
+    """Each teacher's figures on dev, and the one to take. One that fails is told and left out. Raises ConfigError where one is
+    misspelled."""
     from workbench.ledger import Ledger
     from workbench.stages import roster
 

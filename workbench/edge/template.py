@@ -34,7 +34,8 @@ def go_template(rendering: Rendering) -> str:
             "this chat template has no plain form for Ollama: its parts depend on one another",
             "use a template that writes each message alike, whatever its neighbours are",
         )
-    return _system(rendering, alone) + _go(alone) + _go(whole.removeprefix(alone))
+    begun = rendering.bos if alone.startswith(rendering.bos) else ""
+    return _go(begun) + _system(rendering, alone) + _go(alone.removeprefix(begun)) + _go(whole.removeprefix(alone))
 
 
 def _system(rendering: Rendering, alone: str) -> str:
@@ -44,6 +45,7 @@ def _system(rendering: Rendering, alone: str) -> str:
         )
     except StudentError:  # the template refuses it
         return ""
+    told, alone = told.removeprefix(rendering.bos), alone.removeprefix(rendering.bos)
     if not told.endswith(alone) or told.count(SYSTEM) != 1:
         return ""
     return f"{{{{ if .System }}}}{_go(told.removesuffix(alone))}{{{{ end }}}}"

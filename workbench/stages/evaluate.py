@@ -7,11 +7,13 @@ from typing import Any
 
 from workbench import models
 from workbench.edge.convert import to_gguf
+from workbench.errors import TeacherError
 from workbench.scoring import Table, mcnemar, median, shuffled, table_of
 from workbench.stages.context import Context, read_json, write_json, write_jsonl
 from workbench.stages.exam import Answer, Chat, ask_all, seconds_alone, user, words
 from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
-from workbench.stages.shots import answers, asker_for, label_all, parsed
+from workbench.stages.shots import asker_for, label_all, label_request, parsed
+from workbench.teachers.asker import RETRIED
 from workbench.teachers.build import build_teacher
 from workbench.teachers.embedded import CONTEXT_TOKENS
 from workbench.teachers.prompts import Labeler
@@ -179,16 +181,25 @@ def _teacher(evaluation: Evaluation) -> None:
 
 
 async def _replies(evaluation: Evaluation) -> tuple[str, list[Any]]:
-    """The teacher's name in the ledger, and what it answered. Raises TeacherError where that is too little for a score."""
+    """The teacher's name in the ledger, and what it answered; None where it refuses for good. Raises TeacherError where a row's
+    answer may yet be had: the same command asks for it, and for none of the others."""
     context = evaluation.context
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     try:
         await teacher.prepare()
         asker = asker_for(teacher, context.ledger, context.config)
         replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config)
-        if None in replies:  # what was answered is in the ledger: the others are asked once more
-            replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config)
-        answers(evaluation.rows, replies)
+
+        async def again(place: int) -> None:
+            try:
+                _, replies[place] = await asker.ask(
+                    label_request(evaluation.labeler, evaluation.rows[place], context.config)
+                )
+            except TeacherError as error:
+                if error.fatal or error.kind in RETRIED:
+                    raise
+
+        await asyncio.gather(*(again(place) for place, reply in enumerate(replies) if reply is None))
         return teacher.model, replies
     finally:
         await teacher.aclose()

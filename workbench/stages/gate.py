@@ -63,12 +63,11 @@ class Inputs:
 
 
 class HeldOut:
-    """The dev and test rows."""
+    """The dev and test rows, and what is too like them by the config's `leaks`."""
 
-    def __init__(self, context: Context, threshold: float, run: int) -> None:
-        """`threshold` is a Jaccard similarity, `run` a number of words; 0: runs of words are not looked at."""
-        self.task, self.run = context.task, run
-        self._letters = Inputs(context.task, threshold)
+    def __init__(self, context: Context) -> None:
+        self.task, self.run = context.task, context.config.leaks.words
+        self._letters = Inputs(context.task, context.config.leaks.letters)
         self._holders: dict[tuple[Way, Any], dict[str, Split]] = {}
         for split in ("dev", "test"):
             for example in context.examples(split):

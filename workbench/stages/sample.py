@@ -44,6 +44,19 @@ class Judgement(Frozen):
 
 
 @dataclass
+class Granted:
+    """What came of a wish: its candidates, how many of its requests got no answer, and the reason where a budget ended it."""
+
+    found: list[Judgement] = field(default_factory=list)
+    given_up: int = 0
+    reached: str = ""
+
+    @property
+    def met(self) -> bool:
+        return any(item.verdict.outcome == "pass" for item in self.found)
+
+
+@dataclass
 class Teller:
     """The teacher as dear validators see it. What is written when the minutes are up is still judged."""
 
@@ -166,7 +179,7 @@ class Loop:
         """Writes in the wishes' order; gives the reason for stopping, empty where all were granted."""
         config = self.context.config.sample
         self.wished += wishes.about
-        ahead: deque[asyncio.Task[tuple[list[Judgement], str]]] = deque()
+        ahead: deque[asyncio.Task[Granted]] = deque()
         done = 0
         try:
             while True:
@@ -176,12 +189,12 @@ class Loop:
                 if not ahead:
                     self.wished += done - wishes.about  # some were passed over
                     return ""
-                found, reached = await ahead.popleft()
-                self._take(found)
-                if reached:  # the others under way come to their end too, and what they were given is not lost
-                    for more, _ in await asyncio.gather(*ahead):
+                granted = await ahead.popleft()
+                self._take(granted)
+                if granted.reached:  # the others under way come to their end too, and what they were given is not lost
+                    for more in await asyncio.gather(*ahead):
                         self._take(more)
-                    return reached
+                    return granted.reached
                 done += 1
                 if done % TOLD == 0 or done == wishes.about:
                     self.context.say(
@@ -199,34 +212,36 @@ class Loop:
         finally:
             await _given_up(ahead)
 
-    def _take(self, found: Sequence[Judgement]) -> None:
-        for item in found:
+    def _take(self, granted: Granted) -> None:
+        for item in granted.found:
             self.write(item)
             self.outcomes[item.verdict.outcome] += 1
+        self.given_up += granted.given_up
+        self.unmet += not granted.met and not granted.reached
 
     @property
     def ahead(self) -> int:
         """How many wishes are under way: as many as the asker sends at once, and as many that wait, so that it never does."""
         return 2 * self.asker.concurrency
 
-    async def grant(self, wish: Wish) -> tuple[list[Judgement], str]:
-        """Candidates for one wish until one passes; and, when the budget ended it, the reason."""
-        found: list[Judgement] = []
+    async def grant(self, wish: Wish) -> Granted:
+        """Candidates for one wish until one passes."""
+        granted = Granted()
         for k in range(self.context.config.sample.candidates):
             try:
                 item = await self.attempt(wish, k)
             except TeacherError as error:
                 if error.kind == "budget":
-                    return found, str(error)
+                    granted.reached = str(error)
+                    break
                 if error.fatal:
                     raise
-                self.given_up += 1  # why, is in the ledger's failures
+                granted.given_up += 1  # why, is in the ledger's failures
                 continue
-            found.append(item)
-            if item.verdict.outcome == "pass":
-                return found, ""
-        self.unmet += 1
-        return found, ""
+            granted.found.append(item)
+            if granted.met:
+                break
+        return granted
 
     async def attempt(self, wish: Wish, k: int) -> Judgement:
         config = self.context.config

@@ -55,7 +55,7 @@ def run(context: Context) -> None:
         if item.verdict.outcome == "pass"
     ]
     passed = _sure(passed, config.doubtful, dropped)
-    gate = Gate(HeldOut(context, config.leak, config.leak_words), dropped)
+    gate = Gate(HeldOut(context), dropped)
     offered = list(gate.let_in([_judged(context, seed) for seed in seeds]))
     seeds = [proposal.example for proposal in offered]
     human = [item for item in offered if _passes(item, dropped)] if "seed" in context.task.sources else []

@@ -36,25 +36,28 @@ async def value_pools(
     ]
     found = await read_all(asker, requests, writer.read)
     pools = pools_of(context.task.output, [seed.target for seed in seeds])
-    known = {slot: {fold(value) for value in values} for slot, values in pools.items()}
+    standing: Pools = {slot: list(values) for slot, values in pools.items()}
     refused: dict[str, set[str]] = {}
     fresh = 0
     for slot, values in zip(slots, found, strict=True):
         stands = Stands(context.task, seeds, slot)
         for value in values:
-            if fold(value) in known[slot]:
-                continue
-            known[slot].add(fold(value))
-            pools[slot].append(value)
-            if stands(value):
-                fresh += 1
-            else:
+            good = stands(value)
+            if _new(value, pools[slot]) and not good:
                 refused.setdefault(slot, set()).add(value)
-    standing = {slot: [v for v in values if v not in refused.get(slot, ())] for slot, values in pools.items()}
+            if _new(value, pools[slot]):
+                pools[slot].append(value)
+            if good and _new(value, standing[slot]):
+                standing[slot].append(value)
+                fresh += 1
     write_json(context.out / "values.json", standing)
     if slots:
         context.say(f"sample: {fresh} new values for {len(set(slots))} slots")
     return pools, refused
+
+
+def _new(value: str, pool: Sequence[str]) -> bool:
+    return fold(value) not in map(fold, pool)
 
 
 async def new_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:

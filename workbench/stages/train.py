@@ -5,6 +5,7 @@ from time import monotonic
 
 from workbench import models
 from workbench.declaration import Task
+from workbench.errors import EdgeError
 from workbench.stages.context import Context, read_jsonl
 from workbench.students.settings import Pair, Progress
 from workbench.types import Example, Row
@@ -12,8 +13,9 @@ from workbench.types import Example, Row
 TELL_EVERY_S = 15.0
 
 
-def try_student(model: str, cache: Path) -> None:
-    """Raises StudentError or EdgeError where it could not be trained, or not be shipped: told before a teacher is paid."""
+def try_student(model: str, cache: Path, *, ships: bool) -> None:
+    """Raises StudentError or EdgeError where it could not be trained or, if it `ships`, not be exported: told before a teacher
+    is paid. A GGUF is unpacked for this."""
     from workbench.edge.template import end_of_turn, go_template
     from workbench.students.load import load_tokenizer, prepare_base
     from workbench.students.rendering import rendering_for
@@ -21,7 +23,13 @@ def try_student(model: str, cache: Path) -> None:
     base = prepare_base(models.path_or_name(model), cache / "students")
     load_tokenizer(base)
     rendering = rendering_for(base)
-    end_of_turn(rendering)
+    if not ships:
+        return
+    if not end_of_turn(rendering).lstrip().startswith(rendering.end_of_turn):
+        raise EdgeError(
+            f"the chat template of {model} writes something between an answer and {rendering.end_of_turn!r}",
+            "end each message with that token alone",
+        )
     go_template(rendering)
 
 

@@ -17,8 +17,6 @@ from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
 
 JOINED = 0.1  # share of the answers that two are joined to
-TOO_LIKE = 0.8  # a held-out input, by Jaccard similarity, to be shown to a teacher
-IN_COMMON = 8  # words one after another, the same
 
 
 class Wish(NamedTuple):
@@ -119,7 +117,7 @@ async def corpus_wishes(
 def _unlabelled(
     context: Context, corpus: Sequence[Example], order: Sequence[int], known: Container[str], leaks: Leaks
 ) -> Iterator[Wish]:
-    gate = HeldOut(context, TOO_LIKE, IN_COMMON)
+    gate = HeldOut(context)
     for place in order:
         example = corpus[place]
         if example.id in known:

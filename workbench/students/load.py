@@ -9,7 +9,6 @@ kernels for it.
 """
 
 import mmap
-import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -55,13 +54,10 @@ def prepare_base(source: Path, cache: Path, sha256: str | None = None) -> Path:
     folder = cache / f"hf-{digest(identity)[:16]}"
     if folder.exists():
         return folder
-    temporary = temporary_folder(".hf-", cache)
-    try:
+    with temporary_folder(".hf-", cache) as temporary:
         _unpack(path, temporary)
-        if not folder.exists():
+        if not folder.exists():  # another run may have been faster
             temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # what is left after a failure, or after another run was faster
     return folder
 
 

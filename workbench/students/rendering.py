@@ -4,7 +4,7 @@ The student learns this text token for token, and the same template is written i
 ChatML's two tokens get a minimal ChatML: the default system message that many templates slip in costs prefill on each
 request and teaches a narrow student nothing.
 
-Not covered: system messages, tools, more than one turn.
+A student reads one user message: system messages, tools and more turns are nothing that it is trained on.
 """
 
 import json

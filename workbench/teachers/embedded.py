@@ -1,6 +1,5 @@
 """A GGUF file as a teacher: llama.cpp's own server on this machine, asked like any other server."""
 
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import gettempdir
@@ -57,8 +56,7 @@ class EmbeddedTeacher:
         import httpx
 
         path, slots, threads = self._shape
-        states = temporary_folder("workbench-slots-", Path(gettempdir()))
-        self._open.callback(shutil.rmtree, states, ignore_errors=True)
+        states = self._open.enter_context(temporary_folder("workbench-slots-", Path(gettempdir())))
         self._server = self._open.enter_context(
             LlamaServer(path, slots=slots, ctx_per_slot=CONTEXT_TOKENS, threads=threads, states=states)
         )
