@@ -12,12 +12,17 @@ from typing import Any
 
 import pytest
 from servers import TeacherServer
-from small import ROWS, TASK, here, opening, sampling, write_task
+from small import ROWS, TASK, here, opening, sampling, teacher_at, write_task
 
 from workbench import registry
-from workbench.errors import DataError
+from workbench.config import Config
+from workbench.errors import DataError, TeacherError
 from workbench.judge import judge
-from workbench.types import Example, Row
+from workbench.ledger import Ledger
+from workbench.stages.shots import label_all
+from workbench.teachers.asker import Asker
+from workbench.teachers.prompts import Labeler
+from workbench.types import Example, Reply, Row
 
 FRESH = ("open app app compass", "tell me about the moon")
 HELD = tuple(ROWS[split][0][0] for split in ("dev", "test"))
@@ -216,3 +221,29 @@ def test_second_looks(project: Path, validator: str, answers: list[str], outcome
     verdict = asyncio.run(judge(task, task.example({"text": "open maps or chess"}, split="new"), RIGHT, Looks(answers)))
     assert verdict.outcome == outcome
     assert reason in verdict.reason
+
+
+@pytest.mark.parametrize(("deed", "mends"), [("400", False), ("500", True)])
+def test_a_score_has_no_hole_that_may_yet_be_filled(deed: str, mends: bool, tmp_path: Path) -> None:
+    """A row that is refused for good counts as wrong; one that a busy server left is asked for by the same command."""
+    task = registry.load(str(write_task(tmp_path)))
+    config = Config()
+    rows = task.examples("test")
+
+    async def labelled(url: str, ledger: Ledger, *, whole: bool) -> list[Reply | None]:
+        teacher = teacher_at(url)
+        asker = Asker(teacher, ledger, attempts=1, concurrency=1)
+        try:
+            labeler = Labeler(task, task.examples("seed"), "fixed", config.shots)
+            return await label_all(asker, labeler, rows, config, whole=whole)
+        finally:
+            await teacher.aclose()
+
+    with TeacherServer(tmp_path / "log.jsonl", script=[deed]) as server, Ledger(tmp_path / "l.sqlite") as ledger:
+        if mends:
+            with pytest.raises(TeacherError, match="500"):
+                asyncio.run(labelled(server.base_url, ledger, whole=True))
+        else:
+            assert asyncio.run(labelled(server.base_url, ledger, whole=True)).count(None) == 1
+    with TeacherServer(tmp_path / "log2.jsonl", script=[deed]) as server, Ledger(tmp_path / "l2.sqlite") as ledger:
+        assert asyncio.run(labelled(server.base_url, ledger, whole=False)).count(None) == 1, "a look at dev bears one"

@@ -112,18 +112,25 @@ def where(task: Task) -> Found:
 
 
 def _import(file: Path, module: str) -> object:
-    name = module or f"workbench_task_{file.stem}"
-    spec = None if module else importlib.util.spec_from_file_location(name, file)
-    if not module and (spec is None or spec.loader is None):
+    if file.suffix != ".py":
         raise TaskError(f"{file} cannot be imported", "a task file ends in .py")
     try:
-        if spec is None or spec.loader is None:
-            return importlib.import_module(module)
-        made = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(made)
+        return importlib.import_module(module) if module else _alone(file)
     except (Exception, SystemExit) as error:
-        sys.modules.pop(name, None)
         raise TaskError(_where(error, file), "mend the task file, then `workbench check`") from error
+
+
+def _alone(file: Path) -> object:
+    """A file that is of no package."""
+    name = f"workbench_task_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None, "it ends in .py"
+    made = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(made)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return made
 
 

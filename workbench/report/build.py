@@ -18,7 +18,7 @@ from workbench.report.markdown import render_card, render_markdown
 from workbench.runs import Lock
 from workbench.stages.context import read_json, read_jsonl
 from workbench.stages.evaluate import Given
-from workbench.stages.sample import Judgement
+from workbench.stages.sample import ALL_TRIED, ENOUGH, Judgement
 from workbench.stages.shots import parsed
 from workbench.types import Example, Row
 
@@ -279,7 +279,7 @@ def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any], te
         told.append(f"The base student was scored on the first {base['rows']} rows only.")
     if config.teacher.base_url or config.teacher.model.startswith("hf:"):
         told.append("The teacher's seconds are of requests sent side by side, not of one alone.")
-    if funnel["stopped"] != "enough" and not funnel["stopped"].startswith("all "):
+    if not funnel["stopped"].startswith((ENOUGH, ALL_TRIED)):
         told.append(f"Sampling stopped early: {funnel['stopped']}.")
     if funnel.get("given_up"):  # runs of before did not count them
         told.append(f"{funnel['given_up']} of the sampling's requests got no answer.")

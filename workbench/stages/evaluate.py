@@ -7,13 +7,11 @@ from typing import Any
 
 from workbench import models
 from workbench.edge.convert import to_gguf
-from workbench.errors import TeacherError
 from workbench.scoring import Table, mcnemar, median, shuffled, table_of
 from workbench.stages.context import Context, read_json, write_json, write_jsonl
 from workbench.stages.exam import Answer, Chat, ask_all, seconds_alone, user, words
 from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
-from workbench.stages.shots import asker_for, label_all, label_request, parsed
-from workbench.teachers.asker import RETRIED
+from workbench.stages.shots import asker_for, label_all, parsed
 from workbench.teachers.build import build_teacher
 from workbench.teachers.embedded import CONTEXT_TOKENS
 from workbench.teachers.prompts import Labeler
@@ -188,18 +186,7 @@ async def _replies(evaluation: Evaluation) -> tuple[str, list[Any]]:
     try:
         await teacher.prepare()
         asker = asker_for(teacher, context.ledger, context.config)
-        replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config)
-
-        async def again(place: int) -> None:
-            try:
-                _, replies[place] = await asker.ask(
-                    label_request(evaluation.labeler, evaluation.rows[place], context.config)
-                )
-            except TeacherError as error:
-                if error.fatal or error.kind in RETRIED:
-                    raise
-
-        await asyncio.gather(*(again(place) for place, reply in enumerate(replies) if reply is None))
+        replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config, whole=True)
         return teacher.model, replies
     finally:
         await teacher.aclose()

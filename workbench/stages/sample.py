@@ -32,6 +32,7 @@ from workbench.types import Candidate, Check, Example, Frozen, Request, Verdict
 
 Maker = Callable[[Context, Asker, Sequence[Example]], Coroutine[Any, Any, Wishes]]
 TOLD = 128  # wishes between two words on how it goes
+ENOUGH, ALL_TRIED = "enough", "all wishes were tried"  # how sampling ends where no budget and no yield ends it
 
 
 class Judgement(Frozen):
@@ -173,7 +174,7 @@ class Loop:
     @property
     def tried(self) -> str:
         """Where all wishes were: what that came to."""
-        return f"all wishes were tried, {self.unmet} found no passing candidate" if self.unmet else "enough"
+        return f"{ALL_TRIED}, {self.unmet} found no passing candidate" if self.unmet else ENOUGH
 
     async def walk(self, wishes: Wishes) -> str:
         """Writes in the wishes' order; gives the reason for stopping, empty where all were granted."""

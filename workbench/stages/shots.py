@@ -16,7 +16,7 @@ from workbench.ledger import Ledger
 from workbench.outputs import Output, ParseError
 from workbench.scoring import Table, table_of
 from workbench.stages.context import Context, write_json
-from workbench.teachers.asker import Asker, Limits
+from workbench.teachers.asker import RETRIED, Asker, Limits
 from workbench.teachers.base import Teacher
 from workbench.teachers.build import build_teacher
 from workbench.teachers.pace import Pace
@@ -137,8 +137,11 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
     )
 
 
-async def label_all(asker: Asker, labeler: Labeler, examples: Sequence[Example], config: Config) -> list[Reply | None]:
-    """A greedy label for each example, None where the teacher failed. Requests go out in the order of their prefixes."""
+async def label_all(
+    asker: Asker, labeler: Labeler, examples: Sequence[Example], config: Config, *, whole: bool = False
+) -> list[Reply | None]:
+    """A greedy label for each example, None where the teacher failed. Requests go out in the order of their prefixes. `whole`:
+    None only where it refuses for good; raises TeacherError where an answer may yet be had."""
     requests = [label_request(labeler, example, config) for example in examples]
     order = sorted(range(len(requests)), key=lambda i: [message.content for message in requests[i].messages])
     replies: list[Reply | None] = [None] * len(requests)
@@ -147,7 +150,7 @@ async def label_all(asker: Asker, labeler: Labeler, examples: Sequence[Example],
         try:
             _, replies[place] = await asker.ask(requests[place])
         except TeacherError as error:
-            if error.fatal:
+            if error.fatal or (whole and error.kind in RETRIED):
                 raise
 
     await asyncio.gather(*(one(place) for place in order))

@@ -36,28 +36,22 @@ async def value_pools(
     ]
     found = await read_all(asker, requests, writer.read)
     pools = pools_of(context.task.output, [seed.target for seed in seeds])
-    standing: Pools = {slot: list(values) for slot, values in pools.items()}
-    refused: dict[str, set[str]] = {}
-    fresh = 0
+    known = {slot: {fold(value) for value in values} for slot, values in pools.items()}
+    fresh: dict[str, dict[str, str]] = {slot: {} for slot in pools}  # by its folded form: how it is spelled first
+    standing: dict[str, dict[str, str]] = {slot: {} for slot in pools}
     for slot, values in zip(slots, found, strict=True):
         stands = Stands(context.task, seeds, slot)
         for value in values:
-            good = stands(value)
-            if _new(value, pools[slot]) and not good:
-                refused.setdefault(slot, set()).add(value)
-            if _new(value, pools[slot]):
-                pools[slot].append(value)
-            if good and _new(value, standing[slot]):
-                standing[slot].append(value)
-                fresh += 1
-    write_json(context.out / "values.json", standing)
+            if (folded := str(fold(value))) in known[slot]:
+                continue
+            fresh[slot].setdefault(folded, value)
+            if stands(value):
+                standing[slot].setdefault(folded, value)
+    write_json(context.out / "values.json", {slot: [*own, *standing[slot].values()] for slot, own in pools.items()})
     if slots:
-        context.say(f"sample: {fresh} new values for {len(set(slots))} slots")
-    return pools, refused
-
-
-def _new(value: str, pool: Sequence[str]) -> bool:
-    return fold(value) not in map(fold, pool)
+        context.say(f"sample: {sum(map(len, standing.values()))} new values for {len(set(slots))} slots")
+    refused = {slot: set(new.values()) - set(standing[slot].values()) for slot, new in fresh.items()}
+    return {slot: [*own, *fresh[slot].values()] for slot, own in pools.items()}, refused
 
 
 async def new_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:

@@ -1,0 +1,317 @@
+"""Each thing that can be wrong, told in two lines without a traceback."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from servers import TeacherServer
+from small import ROWS, command, environment, here, opening, sampling, write_rows, write_task
+from typer.testing import CliRunner
+
+from workbench import registry
+from workbench.cli import app, main
+from workbench.errors import LockedError
+from workbench.store import RunLock
+
+Told = Callable[..., tuple[str, str]]
+BARE_TOKENIZER = json.dumps(
+    {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1, "<pad>": 2}, "unk_token": "a"},
+     "added_tokens": [{"id": n, "content": text, "special": True, "single_word": False, "lstrip": False, "rstrip": False,
+                       "normalized": False} for n, text in ((1, "</s>"), (2, "<pad>"))]}
+)  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_task(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fails(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Runs the command line in this process (a fresh one each costs seconds) and gives its two lines: error and hint."""
+    monkeypatch.chdir(project)
+
+    def run(*arguments: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["workbench", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        err = capsys.readouterr().err
+        assert caught.value.code == 1, err
+        assert "Traceback" not in err
+        error, hint = (line for line in err.splitlines() if line)
+        assert error.startswith("error: ")
+        assert hint.startswith("next:  ")
+        return error.removeprefix("error: "), hint.removeprefix("next:  ")
+
+    return run
+
+
+def test_an_unknown_task(fails: Told) -> None:
+    assert fails("run", "phone_action")[0] == "no task is called 'phone_action'"
+    assert "did you mean phone_actions" in fails("check", "phone_action")[1]
+    assert fails("run", "qqqqqq")[1] == "`workbench list` shows all"
+
+
+def test_a_task_file_that_is_not_there(fails: Told) -> None:
+    error, hint = fails("check", "gone.py")
+    assert error == "there is no task file gone.py"
+    assert "workbench new" in hint
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("from pydantic import BaseModel, Field", "import no_such_library", 1, "ModuleNotFoundError"),
+        ('"""Phone a person."""', "1 / 0", 17, "ZeroDivisionError"),
+        ('"""Phone a person."""', "def", 17, "invalid syntax"),
+        ("grounded(), equivalent()", "grounded(), missing()", 35, "NameError: name 'missing'"),
+        ('    """Turn one request into calls."""\n', "", 29, "has no docstring"),
+    ],
+)
+def test_a_task_file_at_fault_is_told_with_its_line(
+    project: Path, fails: Told, old: str, new: str, line: int, says: str
+) -> None:  # fmt: skip
+    file = project / "talk.py"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+    for verb in ("check", "run"):
+        error, hint = fails(verb, "talk.py")
+        assert error.startswith(f"{file}, line {line}: ")
+        assert says in error
+        assert hint == "mend the task file, then `workbench check`"
+
+
+def test_a_task_file_without_a_task(project: Path, fails: Told) -> None:
+    (project / "plain.py").write_text("x = 1\n")
+    error, hint = fails("check", "plain.py")
+    assert error == "plain.py declares no task"
+    assert "@task()" in hint
+    (project / "plain.py").write_text(
+        'from workbench import task\n@task()\ndef plain():\n    """Nothing."""\n    return 3\n'
+    )
+    assert "plain() returned int" in fails("check", "plain.py")[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"input": {"text": "hi"}, "target": [{"name": "fly", "arguments": {}}]}', "no function is called 'fly'"),
+        (
+            '{"input": {"text": "hi"}, "target": [{"name": "open_app", "arguments": {}}]}',
+            "open_app.app: Field required",
+        ),
+        ('{"input": {"text": ""}, "target": []}', "text: String should have at least 1 character"),
+        ('{"input": {"text": "hi"}}', "'target' is missing"),
+        ('{"target": []}', "'input' is missing"),
+        ('{"input": {"text": "hi"}, "target"', "not JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"input": {"text": "hi"}, "target": {}}', "not a list of calls"),
+    ],
+)
+def test_a_row_that_does_not_fit(project: Path, fails: Told, line: str, says: str) -> None:
+    dev = project / "data" / "dev.jsonl"
+    lines = dev.read_text().splitlines()
+    dev.write_text("\n".join([*lines[:2], line, *lines[2:]]))
+    error, _ = fails("run", "talk.py", "--until", "examples")
+    assert error.startswith(f"{dev}, row 3: ")
+    assert says in error
+
+
+def test_data_that_is_missing_or_empty(project: Path, fails: Told) -> None:
+    test = project / "data" / "test.jsonl"
+    test.write_text("\n")
+    assert fails("run", "talk.py", "--until", "examples")[0] == f"{test} holds no rows"
+    test.write_bytes(b"\xff\xfe")
+    assert "is not UTF-8" in fails("run", "talk.py", "--until", "examples")[0]
+    test.unlink()
+    error, hint = fails("run", "talk.py", "--until", "examples")
+    assert error == f"{test} is missing"
+    assert "seeds.jsonl" in hint
+
+
+def test_a_row_in_two_splits(project: Path, fails: Told) -> None:
+    seed = ROWS["seeds"][2]
+    write_rows(project / "data" / "test.jsonl", [*ROWS["test"], (seed[0].upper(), [opening("CHESS")])])
+    error, hint = fails("run", "talk.py", "--until", "examples")
+    assert error.startswith("one row stands in seed and in test: ")
+    assert "take it out" in hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "next_"),
+    [
+        (["--until", "trian"], "--until trian: there is no such stage", "examples, shots, sample, select, train"),
+        (["--force", "all"], "--force all: there is no such stage", "examples"),
+        (["--profile", "fast"], "no profile is called 'fast'", "quick, full"),
+        (["--set", "train.lr"], "--set train.lr: no `=`", "section.key=value"),
+        (["--set", "train.speed=3"], "train.speed: Extra inputs are not permitted", ""),
+        (["--set", "trane.lr=3"], "trane: Extra inputs are not permitted", ""),
+        (["--set", "sample.inverse=many"], "sample.inverse: Input should be a valid integer", ""),
+        (["--set", "sample.inverse=-1"], "sample.inverse: Input should be greater than or equal to 0", ""),
+        (["--set", "sample=3"], "sample: Input should be a valid dictionary", ""),
+        (["--config", "gone.toml"], "there is no config file gone.toml", "TOML"),
+        (["--config", "broken.toml"], "broken.toml: ", "mend the TOML"),
+        (["--config", "data"], "data", "TOML"),
+        (["--config", "latin.toml"], "latin.toml", "TOML"),
+    ],
+)
+def test_a_setting_at_fault(project: Path, fails: Told, arguments: list[str], says: str, next_: str) -> None:
+    (project / "broken.toml").write_text("[sample\ninverse = 3")
+    (project / "latin.toml").write_bytes(b'profile = "\xe9"')
+    error, hint = fails("run", "talk.py", *arguments)
+    assert says in error
+    assert next_ in hint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["report", "talk"], ["why", "talk", "train"], ["predict", "talk.py", "open maps"], ["eval", "talk.py"]],
+)
+def test_a_run_that_is_not_there(fails: Told, arguments: list[str]) -> None:
+    error, hint = fails(*arguments)
+    assert error.startswith("there is no run 'talk'")
+    assert "workbench run" in hint
+
+
+def test_a_run_that_was_stopped_early(project: Path, fails: Told) -> None:
+    done = here(project, "run", "talk.py", "--until", "examples")
+    assert done.returncode == 0, done.stderr
+    assert "model" not in done.stdout, "what is not needed is not fetched"
+    (run,) = (project / "runs" / "talk").glob("*Z-*")
+    assert "did not get as far as its evaluation" in fails("report", str(run))[0]
+    error, hint = fails("why", str(run), "trian")
+    assert (error, hint) == ("'trian' is no stage of this run", "its stages: examples")
+    for verb in (["predict", "talk.py", "open maps"], ["eval", "talk.py"]):
+        error, hint = fails(*verb, "--run", run.name)
+        assert "did not get as far as" in error
+        assert hint
+    why = here(project, "why", run.name, "examples").stdout
+    assert why == "examples ran because no run before had got this far.\n"
+
+
+def test_a_split_that_is_none(fails: Told) -> None:
+    assert fails("eval", "talk.py", "--split", "train") == ("there is no split 'train' to score", "dev or test")
+
+
+def test_a_model_that_is_not_in_the_catalogue(fails: Told) -> None:
+    for verb in ("fetch", "path"):
+        error, hint = fails("models", verb, "smollm2-135m-instrukt")
+        assert "smollm2-135m-instrukt" in error
+        assert "smollm2-135m-instruct" in hint
+
+
+def test_a_second_run_at_the_same_time(project: Path, fails: Told) -> None:
+    with RunLock(project / ".workbench"):
+        error, hint = fails("run", "talk.py", "--until", "examples")
+    assert error.startswith(f"process {os.getpid()} (")
+    assert f"is at work in {project / '.workbench'}" in error
+    assert hint == f"wait for it to end, or stop it: kill {os.getpid()}"
+    assert issubclass(LockedError, Exception)
+
+
+def test_no_key_and_no_server(project: Path, fails: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORKBENCH_TEST_KEY", raising=False)
+    arguments = sampling("https://api.example.com/v1", "teacher.key_env=WORKBENCH_TEST_KEY")
+    error, hint = fails(*arguments)
+    assert error == "the environment variable WORKBENCH_TEST_KEY holds no API key"
+    assert "export WORKBENCH_TEST_KEY" in hint
+    with TeacherServer(project / "log.jsonl") as gone:
+        url = gone.base_url
+    error, hint = fails(*sampling(url, "runtime.concurrency=2", "runtime.attempts=1"))
+    assert "failures in a row, the last:" in error
+    assert "cannot be reached" in error
+    assert hint == "is the server up, and the network?"
+
+
+def test_a_wrong_word_on_the_command_line() -> None:
+    for arguments in (["runn"], ["run"], ["run", "talk.py", "--fast"]):
+        shown = CliRunner().invoke(app, arguments)
+        assert shown.exit_code == 2
+        assert "Traceback" not in shown.output
+
+
+def test_a_student_that_could_not_be_shipped_is_told_before_the_teacher_is_asked(project: Path, fails: Told) -> None:
+    """A folder without a chat template; the sampling alone has no use for it."""
+    folder = project / "mute"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text(BARE_TOKENIZER)
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>", "tokenizer_class": "PreTrainedTokenizerFast"}')
+    with TeacherServer(project / "log.jsonl") as server:
+        arguments = [word for word in sampling(server.base_url) if word not in {"--until", "select"}]
+        error, hint = fails(*arguments, "--student", str(folder))
+        assert server.count == 0
+        assert here(project, *sampling(server.base_url), "--student", str(folder)).returncode == 0
+    assert "has no chat template" in error
+    assert "instruct model" in hint
+
+
+def test_a_key_in_the_place_of_its_name_is_not_written_down(project: Path, fails: Told) -> None:
+    key = "a8Kd03jfQ92mZx7LpT51vB6nYc4Ws0Er"
+    error, _ = fails(*sampling("https://api.example.com/v1", f"teacher.key_env={key}"))
+    assert error == "teacher.key_env: the name of an environment variable is wanted, not the key itself"
+    left = [path for path in project.rglob("*") if path.is_file() and key in path.read_text(errors="replace")]
+    assert left == []
+
+
+def test_files_that_cannot_be_read(project: Path, fails: Told) -> None:
+    dev = project / "data" / "dev.jsonl"
+    dev.unlink()
+    dev.mkdir()
+    error, _ = fails("run", "talk.py", "--until", "examples")
+    assert "dev.jsonl cannot be read: Is a directory" in error
+    (project / "talk.py").write_text("import sys\nsys.exit(3)\n")
+    error, _ = fails("check", "talk.py")
+    assert "talk.py, line 2: SystemExit: 3" in error
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "mend"),
+    [(errno.ENOSPC, "the disk is full: ", "free some space"), (errno.EACCES, "", "look at the file, its permissions")],
+)
+def test_a_file_that_cannot_be_written(
+    code: int, says: str, mend: str, fails: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(name: str) -> None:
+        raise OSError(code, os.strerror(code), name)
+
+    monkeypatch.setattr(registry, "load", broken)
+    error, hint = fails("run", "talk.py")
+    assert error == f"{says}[Errno {code}] {os.strerror(code)}: 'talk.py'"
+    assert hint.startswith(mend) and hint.endswith("then run the same command: it goes on where it was")
+
+
+def test_our_own_fault_is_not_told_as_the_disks(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ConnectionError("a bug")
+
+    monkeypatch.setattr(registry, "load", broken)
+    monkeypatch.setattr(sys, "argv", ["workbench", "run", "talk.py"])
+    with pytest.raises(ConnectionError, match="a bug"):
+        main()
+
+
+def test_ctrl_c_says_how_to_go_on(project: Path) -> None:
+    # A shell's background jobs, of which this may be one, ignore the signal.
+    listening = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    with TeacherServer(project / "log.jsonl", latency_s=0.1) as server:
+        python, option, code, *arguments = command(*sampling(server.base_url))
+        process = subprocess.Popen(
+            [python, option, f"{listening}; {code}", *arguments], cwd=project, env=environment(), text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        while server.count < 12 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert err.strip() == "stopped; the same command goes on where it was"
