@@ -14,7 +14,7 @@ from workbench.declaration import Task
 from workbench.errors import ConfigError, TeacherError
 from workbench.ledger import Ledger
 from workbench.sources.writer import InputWriter
-from workbench.stages.shots import kept, label_request
+from workbench.stages.shots import label_request
 from workbench.teachers import build
 from workbench.teachers.api import key_from
 from workbench.teachers.build import build_teacher
@@ -284,7 +284,17 @@ def test_group_shots_share_their_prefix(task: Task) -> None:
     assert len({seed.id for seed in made.shots(example(task, "timer 12 minutes"))}) == 3 + len(group), "each once"
 
 
-@pytest.mark.parametrize("mode", ["fixed", "nearest", "group"])
+def test_mixed_shots_share_one_of_each_group_and_end_with_the_nearest(task: Task) -> None:
+    made = labeler(task, "mixed", mixed=2)
+    one, other = made.shots(example(task, "timer 12 minutes")), made.shots(example(task, "tell me a story"))
+    assert one[:4] == other[:4]
+    assert len({task.output.group(seed.target) for seed in one[:4]}) == 4
+    assert len(one) == 6
+    assert one[-1].input["text"] == "timer 10 minutes"
+    assert one[4:] != other[4:]
+
+
+@pytest.mark.parametrize("mode", ["fixed", "nearest", "group", "mixed"])
 def test_a_seed_never_sees_itself(task: Task, mode: str) -> None:
     made = labeler(task, mode, fixed_per_group=5, nearest=12)
     for seed in task.examples("seed"):
@@ -314,13 +324,3 @@ def test_the_engine_of_a_gguf(
     assert type(teacher).__name__ == wanted
     assert teacher.licence == "Apache-2.0"
     assert ("in torch" in teacher.model) == (wanted == "TransformersTeacher"), "answers of one are not the other's"
-
-
-@pytest.mark.parametrize(
-    ("group", "nearest", "mode"),
-    [("1100", "1100", "group"), ("1100", "1110", "group"), ("1100", "1111", "nearest"), ("0111", "1111", "group"),
-     ("00111", "11110", "group"), ("000011", "111101", "nearest")],
-)  # fmt: skip
-def test_a_dearer_few_shot_block_has_to_be_plainly_better(group: str, nearest: str, mode: str) -> None:
-    rights = {name: [mark == "1" for mark in marks] for name, marks in (("group", group), ("nearest", nearest))}
-    assert kept(rights) == mode

@@ -18,7 +18,7 @@ from workbench.types import Frozen
 BATCH_SHARE = 0.5  # of the price, in a batch
 DAY = 1440  # minutes
 KEY_CHARS = 20  # a name so long, of letters and digits or of small and capital letters, is the key itself
-ShotsMode = Literal["auto", "fixed", "nearest", "group", "program"]
+ShotsMode = Literal["auto", "fixed", "nearest", "group", "mixed", "program"]
 
 
 class TeacherConfig(Frozen):
@@ -61,7 +61,7 @@ class TeacherConfig(Frozen):
 
 class ShotsConfig(Frozen):
     """`auto` measures the modes on `rows` dev rows and keeps the best (of a teacher on this machine those whose blocks requests
-    share); the seed rows are the shots.
+    share, at least in part); the seed rows are the shots.
 
     `program`: a `dspy.Predict("request -> answer")` that dspy optimized and saved as JSON. It is one more mode: its
     instructions and demos take the place of the plain ones where they win.
@@ -71,6 +71,7 @@ class ShotsConfig(Frozen):
     rows: int = Field(40, ge=1)
     fixed_per_group: int = Field(2, ge=1)
     nearest: int = Field(10, ge=1)
+    mixed: int = Field(4, ge=1)
     program: str = ""
 
     @model_validator(mode="after")
@@ -182,7 +183,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         "evaluate": {"rows": 30, "base_rows": 10, "timed": 3},
     },
     "full": {
-        "shots": {"rows": 24},
         "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 15.0},
         "select": {"recombine": 2000},
         "train": {"max_minutes": 14.5, "epochs": 6.0},

@@ -34,13 +34,13 @@ class Stage(NamedTuple):
 TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
-    Stage("shots", 5, ("examples",), ("teacher", "shots")),
+    Stage("shots", 6, ("examples",), ("teacher", "shots")),
     Stage("sample", 10, ("examples", "shots"), ("teacher", "shots", "sample", "leaks")),
     Stage("select", 7, ("examples", "sample"), ("select", "leaks"), ("datasketch", "scikit-learn")),
     Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
     Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
     Stage("export", 3, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
-    Stage("evaluate", 4, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
+    Stage("evaluate", 5, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
 
 

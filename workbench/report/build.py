@@ -103,7 +103,7 @@ def _entrant(item: dict[str, Any]) -> m.Entrant:
 
 
 def _shots(shots: dict[str, Any], rows: int) -> str:
-    """The block that the teacher was shown, and what it was better than."""
+    """The block that the teacher was shown for its labels, and the others that were tried."""
     exact = {mode: scores["exact"]["value"] for mode, scores in shots["tried"].items()}
     kept = shots["mode"]
     if kept not in exact:

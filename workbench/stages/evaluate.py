@@ -34,7 +34,7 @@ class Evaluation:
         self.config = context.config.evaluate
         rows = context.examples("test")
         self.rows = shuffled(rows, 0)[: self.config.rows] if self.config.rows else rows
-        mode = read_json(context.inputs["shots"] / "shots.json")["mode"]
+        mode = read_json(context.inputs["shots"] / "shots.json")["best"]
         self.labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
         self.timed_rows = self._sharing()[: self.config.timed]
         self.answers: dict[str, list[str]] = {}

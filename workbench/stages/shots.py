@@ -1,9 +1,11 @@
-"""Which few-shot block serves the teacher best: measured on dev rows, and used from then on, as the baseline to beat too.
+"""Which few-shot block serves the teacher best, measured on dev rows.
 
-The modes are tried in order. `group` comes first: it chooses its shots by the input, and is read once for all requests of a
-group; `nearest` is read anew for each. A later one takes its place where it is better by more than one standard error of their
-paired difference; a row more or less is chance. Of a teacher on this machine `nearest` is tried only where it is set: a model
-of 1.5 billion reads such a block for nine seconds on two cores, and answers sixty requests of a shared one in a minute.
+The best is the baseline to beat. For sampling the modes are gone through in order, from cheap to dear: `group` is read once for
+all requests of a group; a part of `mixed`, and the whole of `nearest`, are read anew for each. A later one takes the place of
+an earlier where it is better by more than one standard error of their paired difference; a row more or less is chance, and
+labels that take three times as long are a third as many. Of a teacher on this machine `nearest` is tried only where it is
+set: a model of 1.5 billion reads such a block for nine seconds on two cores (what is not shared of `mixed` for three), and
+answers sixty requests of a shared one in a minute.
 """
 
 import asyncio
@@ -24,7 +26,7 @@ from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Reply, Request
 
 ANSWERED = 0.9  # of the dev rows, at least
-SHARED = ("group", "fixed")
+SHARED = ("group", "fixed", "mixed")  # at least in part
 MODES = (*SHARED, "nearest")
 
 
@@ -37,19 +39,21 @@ def tried(config: Config) -> tuple[str, ...]:
 
 
 def run(context: Context) -> None:
-    """Writes shots.json: the mode kept, and each tried mode's dev score. Raises TeacherError below the task's floor."""
+    """Writes shots.json: the `mode` that sampling keeps, the `best` one, and each tried mode's dev score. Raises TeacherError
+    below the task's floor."""
     mode: str = context.config.shots.mode
+    best = mode
     tables: dict[str, Table] = {}
     rights: dict[str, list[bool]] = {}
     if mode == "auto" or context.task.floor:
         dev = context.examples("dev")[: context.config.shots.rows]
         tables, rights = asyncio.run(_try_all(context, dev))
-        mode = kept(rights)
+        mode, best = kept(rights), max(tables, key=lambda name: tables[name]["exact"].value)
         context.say(f"shots: {mode} is kept: " + ", ".join(f"{k} {v['exact'].value:.1f}" for k, v in tables.items()))
         _above(context.task.floor, context.config.teacher.model, tables[mode]["exact"].value)
     write_json(
         context.out / "shots.json",
-        {"mode": mode, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tables.items()}},
+        {"mode": mode, "best": best, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tables.items()}},
     )
 
 
@@ -65,13 +69,13 @@ def _above(floor: float, teacher: str, exact: float) -> None:
 
 def kept(rights: Mapping[str, Sequence[bool]]) -> str:
     """The mode to keep, of rows right by mode, the mode first that stays unless another is plainly better."""
-    best, *others = rights
+    stays, *others = rights
     for mode in others:
-        pairs = list(zip(rights[mode], rights[best], strict=True))
+        pairs = list(zip(rights[mode], rights[stays], strict=True))
         gained, lost = sum(new and not old for new, old in pairs), sum(old and not new for new, old in pairs)
         if gained - lost > math.sqrt(gained + lost):
-            best = mode
-    return best
+            stays = mode
+    return stays
 
 
 async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, Table], dict[str, list[bool]]]:

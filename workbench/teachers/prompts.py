@@ -20,6 +20,7 @@ from workbench.outputs import Output
 from workbench.scoring import shuffled
 from workbench.types import Example, Message
 
+VOTERS = 5  # nearest seeds that vote for a group
 KNOWN = 64  # few-shot blocks whose messages are kept
 _PLACE = "\u2402{}\u2403"  # stands for an input while the block is made
 _PLACES = re.compile("\u2402(\\w+)\u2403")
@@ -103,6 +104,7 @@ class Labeler:
     `nearest`: the seeds nearest to the input by character trigrams, the nearest last.
     `group`: one seed of each group, then the rest of the group that the nearest seeds vote for, all in fixed order:
     requests of one group share the whole block, all requests its first half.
+    `mixed`: one seed of each group, then the few nearest to the input, the nearest last; all requests share the first part.
     `program`: the instructions and demos that dspy saved.
     """
 
@@ -133,14 +135,16 @@ class Labeler:
             return []
         if self.mode == "fixed":
             return self._fixed
-        near = self.nearest(example, self.config.nearest)
         if self.mode == "nearest":
-            return near[::-1]
+            return self.nearest(example, self.config.nearest)[::-1]
+        one_each = [group[0] for group in self._by_group.values()]
+        if self.mode == "mixed":
+            return one_each + self.nearest(example, self.config.mixed)[::-1]
         votes: Counter[str] = Counter()
-        for rank, seed in enumerate(near[:5]):
+        for rank, seed in enumerate(self.nearest(example, VOTERS)):
             votes[self.task.output.group(seed.target)] += 60 // (rank + 1)
         winner = votes.most_common(1)[0][0]
-        return [group[0] for group in self._by_group.values()] + self._by_group[winner][1:]
+        return one_each + self._by_group[winner][1:]
 
     def nearest(self, example: Example, count: int) -> list[Example]:
         """The seeds most like the input, most like first: Jaccard similarity of character trigrams."""
