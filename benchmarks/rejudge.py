@@ -16,8 +16,7 @@ from workbench.rejudge import rejudge
 from workbench.sources.recombine import recombine
 from workbench.sources.values import pools_of
 from workbench.stages.context import jsonl
-from workbench.stages.sample import Judgement
-from workbench.types import Candidate, Verdict
+from workbench.types import Candidate, Judgement, Verdict
 
 
 def write_candidates(path: Path, count: int) -> None:

@@ -13,7 +13,7 @@ from small import here, sampling, write_task
 
 from workbench.dataset import flat
 from workbench.stages.context import read_jsonl
-from workbench.stages.sample import Judgement
+from workbench.types import Judgement
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,7 @@ from workbench.ledger import Ledger
 from workbench.stages import examples, select
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.gate import Leaks
-from workbench.stages.sample import Judgement
-from workbench.types import Candidate, Example, Row, Verdict
+from workbench.types import Candidate, Example, Judgement, Row, Verdict
 
 
 @pytest.fixture

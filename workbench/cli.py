@@ -31,6 +31,7 @@ def run(
     student: Annotated[str, typer.Option(help="A model of the catalogue, a GGUF file, a folder or a hub id.")] = "",
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in train.lr=0.0005.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: sample and judge on a Ray cluster.")] = "",
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
     force: Annotated[str, typer.Option(help="Run this stage though nothing changed.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Say what would run, and do nothing.")] = False,
@@ -42,7 +43,8 @@ def run(
     from workbench import commands, registry
 
     found = registry.load(task)
-    settings = commands.settings(found, profile, set_ or [], file=config, teacher=teacher, student=student)
+    sets = [*(set_ or []), *([f"runtime.engine={engine}"] if engine else [])]
+    settings = commands.settings(found, profile, sets, file=config, teacher=teacher, student=student)
     commands.run(found, settings, until=until, force=force, dry=dry_run, accept=accept_terms or [])
 
 

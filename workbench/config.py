@@ -142,8 +142,15 @@ class EvaluateConfig(Frozen):
 
 
 class Runtime(BaseModel, frozen=True, extra="forbid"):
-    """How, not what: nothing here can change a result, so nothing here is in a key."""
+    """How, not what: nothing here can change a result, so nothing here is in a key.
 
+    `engine`: who samples and judges, this process or a Ray cluster: the one at `cluster` (an address, or `auto`), else one made
+    of this machine's cores; `workers`: 0 for one a core.
+    """
+
+    engine: Literal["local", "ray"] = "local"
+    cluster: str = ""
+    workers: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)  # 0: all cores
     slots: int = Field(8, ge=1)
     concurrency: int = Field(16, ge=1)  # requests under way at an API, at most; fewer while it answers 429

@@ -20,8 +20,7 @@ from workbench.errors import ConfigError, StoreError
 from workbench.report.markdown import HUB_LICENCES, code, table, text
 from workbench.runs import Lock, candidates_of, read_lock
 from workbench.stages.context import read_jsonl
-from workbench.stages.sample import Judgement
-from workbench.types import Check
+from workbench.types import Check, Judgement
 
 FORMATS = ("parquet", "jsonl")
 PLAIN: dict[type[Any], str] = {str: "string", bool: "bool", int: "int64", float: "float64"}

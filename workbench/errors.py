@@ -15,7 +15,8 @@
 Each carries `hint`: the next thing to type or to change.
 """
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 TeacherKind = Literal["auth", "refused", "rate", "timeout", "server", "network", "bad_reply", "budget"]
 
@@ -55,6 +56,10 @@ class TeacherError(WorkbenchError):
         self.kind: TeacherKind = kind
         self.fatal = fatal
         self.wait_s = wait_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To be told to another process."""
+        return partial(TeacherError, kind=self.kind, fatal=self.fatal, wait_s=self.wait_s), (str(self), self.hint)
 
 
 class ModelError(WorkbenchError):

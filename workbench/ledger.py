@@ -65,6 +65,13 @@ class Paid(NamedTuple):
     teacher: str = ""
 
 
+class Found(NamedTuple):
+    """A reply that was paid for, and the seconds by the clock (since 1970) in which its call was under way."""
+
+    reply: Reply
+    seconds: range
+
+
 class Ledger:
     """The ledger at `path`, made if need be. A context manager; `close` it otherwise. `run` is noted in each row.
     `sound`: another process has just looked at it for damage.
@@ -129,10 +136,9 @@ class Ledger:
     def get(self, key: str) -> Reply | None:
         """The reply that was paid for, or None."""
         found = self.found(key)
-        return found[0] if found else None
+        return found.reply if found else None
 
-    def found(self, key: str) -> tuple[Reply, range] | None:
-        """The reply that was paid for, and the seconds by the clock (since 1970) in which its call was under way; or None."""
+    def found(self, key: str) -> Found | None:
         with self._using() as db:
             row = db.execute("SELECT * FROM calls WHERE key = ?", (key,)).fetchone()
         if row is None:
@@ -140,7 +146,7 @@ class Ledger:
         if ledger_file.seal(row) != row["seal"]:
             raise self._suspect(f"the call {key[:8]} does not read as it was written")
         ended = datetime.fromisoformat(row["created"]).timestamp()
-        return _reply(row), range(int(ended - row["seconds"]), int(ended) + 1)
+        return Found(_reply(row), range(int(ended - row["seconds"]), int(ended) + 1))
 
     def put(self, key: str, model: str, request: Request, reply: Reply, *, teacher: str = "") -> Reply:
         """Writes a call, on the disk when this returns. Returns the reply that stands: the first one under that key.
@@ -198,6 +204,32 @@ class Ledger:
         }
         with self._using() as db:
             ledger_file.insert(db, "failures", row)
+
+    def all_keys(self) -> list[str]:
+        """In the order in which they were written."""
+        with self._using() as db:
+            return [row["key"] for row in db.execute("SELECT key FROM calls ORDER BY rowid")]
+
+    def rows(self, table: str, after: int, most: int) -> list[dict[str, Any]]:
+        """Rows of `calls` or `failures` as they are stored, each with its number, `_number`: `most` behind number `after`."""
+        query = f"SELECT rowid AS _number, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        with self._using() as db:
+            return [dict(row) for row in db.execute(query, (after, most))]
+
+    def adopt(self, table: str, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Rows of another ledger, on the disk when this returns; those that are here already stay as they are. Gives the number
+        of the last one there."""
+        with self._using() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                for row in rows:
+                    ledger_file.adopt(db, table, {name: row[name] for name in row if name not in {"_number", "id"}})
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+        return int(rows[-1]["_number"])
 
     def count(self) -> int:
         """How many calls are paid for, over all runs."""

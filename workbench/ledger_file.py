@@ -96,6 +96,14 @@ def insert(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> bool:
     return done.rowcount > 0
 
 
+def adopt(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
+    """Appends a row of another ledger, unless one like it is there: failures have no key that would tell."""
+    same = " AND ".join(f"{name} IS ?" for name in row)
+    known = table == "failures" and db.execute(f"SELECT 1 FROM failures WHERE {same}", tuple(row.values())).fetchone()
+    if not known:
+        insert(db, table, row)
+
+
 def seal(row: Mapping[str, Any] | sqlite3.Row) -> str:
     """16 hex digits over what was paid for: a damaged page can give well-formed nonsense."""
     return digest([row[name] for name in SEALED])[:16]

@@ -13,8 +13,7 @@ from workbench.declaration import Task
 from workbench.judge import judge_cheap, processes, seated
 from workbench.machine import cores
 from workbench.stages.gate import text_of
-from workbench.stages.sample import Judgement
-from workbench.types import Verdict
+from workbench.types import Judgement, Verdict
 
 CASES = 3  # of each change, shown
 PART_BYTES = 2**20

@@ -86,6 +86,15 @@ class Candidate(Frozen):
     logprob: float | None = None  # of the teacher's own answer; None where it was told the answer, and wrote the input
 
 
+class Judgement(Frozen):
+    """One line of candidates.jsonl: a candidate, what the validators said of it, and whose it is."""
+
+    candidate: Candidate
+    verdict: Verdict
+    teacher: str
+    licence: str
+
+
 class Row(Frozen):
     """One row of the shard: what the student reads, what it shall write, and where that came from."""
 

@@ -18,9 +18,9 @@ from workbench.report.markdown import render_card, render_markdown
 from workbench.runs import Lock
 from workbench.stages.context import read_json, read_jsonl
 from workbench.stages.evaluate import Given
-from workbench.stages.sample import ALL_TRIED, ENOUGH, Judgement
+from workbench.stages.sample import ALL_TRIED, ENOUGH
 from workbench.stages.shots import parsed
-from workbench.types import Example, Row
+from workbench.types import Example, Judgement, Row
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "cyllama", "dspy", "openai")
 MISTAKES = 12

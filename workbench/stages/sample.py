@@ -14,60 +14,23 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from pydantic import ValidationError
-
 from workbench.declaration import Task
 from workbench.errors import TeacherError
-from workbench.judge import Bench, bench_for, judge
+from workbench.judge import bench_for
 from workbench.machine import cores
-from workbench.sources.writer import InputWriter
+from workbench.stages.cluster import Cluster
 from workbench.stages.context import Context, jsonl, read_json, write_json
 from workbench.stages.gate import Leaks
-from workbench.stages.shots import asker_for, label_request
-from workbench.stages.wishes import Wish, Wishes, corpus_wishes, forward_wishes, inverse_wishes
+from workbench.stages.grant import Granted, Granter
+from workbench.stages.shots import asker_for
+from workbench.stages.wishes import Wishes, corpus_wishes, forward_wishes, inverse_wishes
 from workbench.teachers.asker import Asker, Limits
 from workbench.teachers.build import build_teacher
-from workbench.teachers.prompts import Labeler
-from workbench.types import Candidate, Check, Example, Frozen, Request, Verdict
+from workbench.types import Example, Judgement
 
 Maker = Callable[[Context, Asker, Sequence[Example]], Coroutine[Any, Any, Wishes]]
 TOLD = 128  # wishes between two words on how it goes
 ENOUGH, ALL_TRIED = "enough", "all wishes were tried"  # how sampling ends where no budget and no yield ends it
-
-
-class Judgement(Frozen):
-    """One line of candidates.jsonl."""
-
-    candidate: Candidate
-    verdict: Verdict
-    teacher: str
-    licence: str
-
-
-@dataclass
-class Granted:
-    """What came of a wish: its candidates, how many of its requests got no answer, and the reason where a budget ended it."""
-
-    found: list[Judgement] = field(default_factory=list)
-    given_up: int = 0
-    reached: str = ""
-
-    @property
-    def met(self) -> bool:
-        return any(item.verdict.outcome == "pass" for item in self.found)
-
-
-@dataclass
-class Teller:
-    """The teacher as dear validators see it. What is written when the minutes are up is still judged."""
-
-    asker: Asker
-    labeler: Labeler
-    context: Context
-
-    async def label(self, example: Example, k: int) -> str:
-        _, reply = await self.asker.ask(label_request(self.labeler, example, self.context.config, k), late=True)
-        return reply.text
 
 
 def run(context: Context) -> None:
@@ -88,12 +51,10 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
     await teacher.prepare()
     limits = Limits(config.max_calls, config.max_tokens, config.max_money, config.max_minutes)
     asker = asker_for(teacher, context.ledger, context.config, limits)
-    mode = _mode(context)
     seeds = context.examples("seed")
-    teller = Teller(asker, Labeler(context.task, seeds, mode, context.config.shots), context)
+    engine = _engine(context, asker, seeds)
     stopped = ""
-    bench = bench_for(context.task, cores())
-    loop = Loop(context, asker, teller, InputWriter(context.task, seeds), write, bench)
+    loop = Loop(context, asker, engine, write)
     gc.freeze()  # what is loaded by now, dspy above all, is not looked through again and again
     try:
         for make in _makers(
@@ -109,8 +70,7 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
         stopped = str(error)
     finally:
         gc.unfreeze()
-        if bench is not None:
-            bench.close()
+        await engine.aclose()
         await teacher.aclose()
     if leaks:
         context.say(f"sample: what is too like {len(leaks)} dev or test rows was kept from the teacher")
@@ -134,8 +94,12 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
     }
 
 
-def _mode(context: Context) -> str:
-    return str(read_json(context.inputs["shots"] / "shots.json")["mode"])
+def _engine(context: Context, asker: Asker, seeds: list[Example]) -> Granter | Cluster:
+    """Who grants the wishes: this process, or the workers of a cluster."""
+    mode = str(read_json(context.inputs["shots"] / "shots.json")["mode"])
+    if context.config.runtime.engine == "ray":
+        return Cluster(context, asker, seeds, mode)
+    return Granter(context.task, context.config, asker, seeds, mode, bench_for(context.task, cores()))
 
 
 def _makers(task: Task, leaks: Leaks) -> list[Maker]:
@@ -158,10 +122,8 @@ class Loop:
 
     context: Context
     asker: Asker
-    teller: Teller
-    writer: InputWriter
+    engine: Granter | Cluster
     write: Callable[[Judgement], None]
-    bench: Bench | None = None
     outcomes: Counter[str] = field(default_factory=Counter)
     wished: int = 0
     unmet: int = 0  # wishes that were tried to the end without a passing candidate
@@ -185,7 +147,8 @@ class Loop:
         try:
             while True:
                 ahead += [
-                    asyncio.create_task(self.grant(wish)) for wish in islice(wishes.each, self.ahead - len(ahead))
+                    asyncio.create_task(self.engine.grant(wish))
+                    for wish in islice(wishes.each, self.engine.ahead - len(ahead))
                 ]
                 if not ahead:
                     self.wished += done - wishes.about  # some were passed over
@@ -219,69 +182,3 @@ class Loop:
             self.outcomes[item.verdict.outcome] += 1
         self.given_up += granted.given_up
         self.unmet += not granted.met and not granted.reached
-
-    @property
-    def ahead(self) -> int:
-        """How many wishes are under way: as many as the asker sends at once, and as many that wait, so that it never does."""
-        return 2 * self.asker.concurrency
-
-    async def grant(self, wish: Wish) -> Granted:
-        """Candidates for one wish until one passes."""
-        granted = Granted()
-        for k in range(self.context.config.sample.candidates):
-            try:
-                item = await self.attempt(wish, k)
-            except TeacherError as error:
-                if error.kind == "budget":
-                    granted.reached = str(error)
-                    break
-                if error.fatal:
-                    raise
-                granted.given_up += 1  # why, is in the ledger's failures
-                continue
-            granted.found.append(item)
-            if granted.met:
-                break
-        return granted
-
-    async def attempt(self, wish: Wish, k: int) -> Judgement:
-        config = self.context.config
-        if wish.example is not None:
-            request = label_request(self.teller.labeler, wish.example, config, k)
-        else:
-            request = Request(
-                messages=self.writer.messages(wish.answer, wish.style, wish.given),
-                temperature=config.sample.temperature,
-                max_tokens=200,
-                k=k,
-                purpose="write",
-            )
-        call, reply = await self.asker.ask(request)
-        example, text = (wish.example, reply.text) if wish.example else self._pair(wish, reply.text)
-        sure = reply.logprob if wish.example else None
-        candidate = Candidate(example=example, text=text, call=call, source=wish.source, logprob=sure)
-        if reply.finish != "stop":
-            check = Check(validator="finished", outcome="fail", reason=f"the teacher's reply ended by {reply.finish}")
-            verdict = Verdict(outcome="fail", checks=(check,))
-        elif not example.input:
-            check = Check(validator="input", outcome="fail", reason="what the teacher wrote is no input of the task")
-            verdict = Verdict(outcome="fail", checks=(check,))
-        else:
-            verdict = await judge(self.context.task, example, text, self.teller, self.bench)
-        return Judgement(
-            candidate=candidate, verdict=verdict, teacher=self.asker.teacher.model, licence=self.asker.teacher.licence
-        )
-
-    def _pair(self, wish: Wish, reply: str) -> tuple[Example, str]:
-        """An inverse wish and what was written for it: the example, and its answer as text."""
-        text = self.context.task.output.dump(wish.answer)
-        return example_from(self.context.task, wish, self.writer.read(reply)), text
-
-
-def example_from(task: Task, wish: Wish, written: str) -> Example:
-    """An example of what the teacher wrote; with an empty input where it does not fit the task's input model."""
-    try:
-        input_ = {**wish.given, task.written: written}
-        return task.example(input_, split="new", target=wish.answer, source=wish.source)
-    except ValidationError:
-        return Example(id="", input={}, target=wish.answer, split="new", source=wish.source)

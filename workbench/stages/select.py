@@ -14,8 +14,7 @@ from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.gate import HeldOut, Inputs, Leaks, add_leaks, text_of
-from workbench.stages.sample import Judgement
-from workbench.types import Example, Row, Verdict
+from workbench.types import Example, Judgement, Row, Verdict
 
 EMPTY = ""  # the label of an answer that has none, and no value
 REPEATS = 3  # more of a row without values, at most: what comes too often is learned by heart

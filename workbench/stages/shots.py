@@ -11,6 +11,7 @@ answers sixty requests of a shared one in a minute.
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from workbench.config import Config
 from workbench.errors import TeacherError
@@ -25,6 +26,7 @@ from workbench.teachers.pace import Pace
 from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Reply, Request
 
+A = TypeVar("A", bound=Asker)
 ANSWERED = 0.9  # of the dev rows, at least
 SHARED = ("group", "fixed", "mixed")  # at least in part
 MODES = (*SHARED, "nearest")
@@ -53,7 +55,11 @@ def run(context: Context) -> None:
         _above(context.task.floor, context.config.teacher.model, tables[mode]["exact"].value)
     write_json(
         context.out / "shots.json",
-        {"mode": mode, "best": best, "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tables.items()}},
+        {
+            "mode": mode,
+            "best": best,
+            "tried": {name: {k: s._asdict() for k, s in t.items()} for name, t in tables.items()},
+        },
     )
 
 
@@ -113,10 +119,16 @@ def answers(rows: Sequence[Example], replies: Sequence[Reply | None]) -> list[tu
     return found
 
 
-def asker_for(teacher: Teacher, ledger: Ledger, config: Config, limits: Limits | None = None) -> Asker:
+def asker_for(
+    teacher: Teacher,
+    ledger: Ledger,
+    config: Config,
+    limits: Limits | None = None,
+    make: type[A] = Asker,  # type: ignore[assignment]
+) -> A:
     runtime = config.runtime
     concurrency = max(runtime.concurrency, teacher.at_once)
-    return Asker(
+    return make(
         teacher,
         ledger,
         limits=limits,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from workbench.errors import TeacherError
-from workbench.ledger import Ledger, Paid
+from workbench.ledger import Found, Ledger, Paid
 from workbench.teachers.base import Teacher
 from workbench.teachers.pace import Pace
 from workbench.teachers.recorder import Recorder
@@ -46,6 +46,15 @@ class Spent:
     failed: int = 0
     started: float = field(default_factory=time.monotonic)
     earlier: set[int] = field(default_factory=set)  # the seconds of calls that were made before
+
+    def add(self, other: "Spent") -> None:
+        """What another spent for the same work, at the same time."""
+        self.calls += other.calls
+        self.sent += other.sent
+        self.tokens += other.tokens
+        self.money += other.money
+        self.failed += other.failed
+        self.earlier |= other.earlier
 
     @property
     def minutes(self) -> float:
@@ -103,23 +112,42 @@ class Asker:
         key = self.ledger.key(self.teacher.model, request)
         if late:
             self._late.add(key)
-        if key in self._counted:
-            return key, self.ledger.get(key) or await self._answer(key, request)
-        self._counted.add(key)
-        self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
+        first = key not in self._counted
+        if first:
+            self._counted.add(key)
+            self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
         try:
-            found = self.ledger.found(key)
-            self.check_budget(key, late=found is not None)
-            if found is not None:
-                known, taken = found
-                self._count(known)
-                self.spent.earlier.update(range(taken.start, min(taken.stop, self._began)))
-                return key, known
-            return key, await self._answer(key, request)
+            found = await self.found(key)
+            if first:
+                self.check_budget(key, late=found is not None)
+            if found is None:
+                return key, await self._answer(key, request)
+            if first:
+                self._count_earlier(found)
+            return key, found.reply
         except BaseException:
-            self._counted.discard(key)
-            self.spent.calls -= 1
+            if first:
+                self._counted.discard(key)
+                self.spent.calls -= 1
             raise
+
+    async def found(self, key: str) -> Found | None:
+        """What was paid for before."""
+        return self.ledger.found(key)
+
+    def resume(self) -> None:
+        """Counts all that the ledger holds as what this work rests on: where it is this work's own, begun by a process that was
+        killed."""
+        for key in self.ledger.all_keys():
+            found = self.ledger.found(key)
+            assert found is not None, "it is append-only"
+            self._counted.add(key)
+            self.spent.calls += 1
+            self._count_earlier(found)
+
+    def _count_earlier(self, found: Found) -> None:
+        self._count(found.reply)
+        self.spent.earlier.update(range(found.seconds.start, min(found.seconds.stop, self._began)))
 
     def _count(self, reply: Reply) -> None:
         read, written = reply.usage.prompt_tokens, reply.usage.completion_tokens

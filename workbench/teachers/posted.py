@@ -214,6 +214,12 @@ def batches_of(ledger: Path, model: str) -> Path:
     return ledger.with_name("batches") / digest(model)[:8]
 
 
+async def wait_for_posts(ledger: Path) -> None:
+    """Until none brings anything into this ledger."""
+    for lock in ledger.parent.glob(f"{ledger.name}.post-*"):
+        await wait_for_earlier(lock)
+
+
 async def wait_for_earlier(lock: Path) -> None:
     """Until no post holds the lock, or for as long as one may have something under way."""
     began, told = time.monotonic(), False

@@ -1,0 +1,113 @@
+"""Sampling on a real Ray cluster of this machine: the shard is that of the local engine, whatever happens to a worker."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import TeacherServer
+from small import command, environment, here, sampling, workbench, write_task
+from test_kill import shard
+
+from workbench.config import Config
+from workbench.ledger import Ledger
+from workbench.stages.cluster import shared_out
+from workbench.teachers.asker import Limits, Spent
+
+NODES = 3
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """The address of a cluster of three nodes, a core each."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    try:
+        for _ in range(NODES - 1):
+            made.add_node(num_cpus=1, object_store_memory=2**27)
+        yield made.address
+    finally:
+        made.shutdown()
+
+
+def on_ray(address: str) -> list[str]:
+    return ["--engine", "ray", "--set", f"runtime.cluster={address}"]
+
+
+def test_the_shard_is_that_of_the_local_engine(cluster: str, tmp_path: Path) -> None:
+    local, ray = tmp_path / "local", tmp_path / "ray"
+    write_task(local)
+    write_task(ray)
+    with TeacherServer(tmp_path / "log") as server:
+        assert here(local, *sampling(server.base_url)).returncode == 0
+        asked, since = sorted(seen.question for seen in server.seen() if seen.event == "received"), server.count
+        done = workbench(ray, *sampling(server.base_url), *on_ray(cluster))
+        assert done.returncode == 0, done.stdout + done.stderr
+        received = [seen.question for seen in server.seen() if seen.event == "received"][since:]
+        assert sorted(received) == asked, "each question once, whichever worker had it"
+        assert shard(ray) == shard(local)
+        with Ledger(ray / ".workbench" / "ledger.sqlite") as ledger:
+            assert ledger.count() == len(asked), "all is in the run's own ledger"
+        assert not list((ray / ".workbench" / "shards").iterdir())
+
+        again = workbench(ray, *sampling(server.base_url), *on_ray(cluster), "--force", "sample")
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert server.count - since == len(asked), "and is found there by the workers"
+        assert "select: skipped, nothing changed" in again.stdout
+
+
+def workers() -> dict[int, str]:
+    """The processes of Ray's workers that grant wishes, by what they are called."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_text().split("\0")[0]
+        except OSError:
+            continue
+        if title.startswith("ray::") and "Worker" in title:
+            found[int(folder.name)] = title
+    return found
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(cluster: str, tmp_path: Path) -> None:
+    local, ray = tmp_path / "local", tmp_path / "ray"
+    write_task(local)
+    write_task(ray)
+    with TeacherServer(tmp_path / "log", latency_s=0.1) as server:
+        arguments = [*sampling(server.base_url), "--set", "runtime.concurrency=6"]
+        assert here(local, *arguments).returncode == 0
+        asked, since = sorted(seen.question for seen in server.seen() if seen.event == "received"), server.count
+        out = (tmp_path / "out.txt").open("w+")
+        run = subprocess.Popen(
+            command(*arguments, *on_ray(cluster)), cwd=ray, env=environment(), stdout=out, stderr=subprocess.STDOUT
+        )
+        killed = 0
+        for share in (0.4, 0.7):
+            while server.count - since < share * len(asked) and run.poll() is None:
+                time.sleep(0.01)
+            at_work = sorted(workers())
+            assert at_work, "the workers are there"
+            os.kill(at_work[0], signal.SIGKILL)
+            killed += 1
+        assert run.wait(timeout=120) == 0, (tmp_path / "out.txt").read_text()
+        received = [seen.question for seen in server.seen() if seen.event == "received"][since:]
+    assert killed == 2
+    assert sorted(received) == asked, "what was under way is brought home by the post, and not asked again"
+    assert shard(ray) == shard(local)
+
+
+def test_the_parts_of_all_workers_keep_the_caps() -> None:
+    spent = Spent(calls=10, tokens=1000, money=0.5)
+    limits = Limits(calls=100, tokens=10_000, money=2.0, minutes=5)
+    config, part = shared_out(Config.model_validate({"runtime": {"concurrency": 16}}), limits, spent, 4)
+    assert spent.calls + 5 * part.calls <= limits.calls
+    assert spent.tokens + 5 * part.tokens <= limits.tokens
+    assert spent.money + 5 * part.money == pytest.approx(limits.money)
+    assert part.minutes == limits.minutes
+    assert config.runtime.concurrency == 4
