@@ -8,8 +8,8 @@ from pydantic import BaseModel
 from servers import TeacherServer
 from small import here, sampling, write_task
 
-from workbench.coverage import cells, possible
 from workbench.outputs import Calls, Record
+from workbench.outputs.cells import cells, possible
 
 
 class Level(StrEnum):

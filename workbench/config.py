@@ -82,12 +82,17 @@ class ShotsConfig(Frozen):
 
 
 class SampleConfig(Frozen):
-    """How much to ask of the teacher. Budgets count every call the shard rests on, paid now or found in the ledger."""
+    """How much to ask of the teacher. Budgets count every call the shard rests on, paid now or found in the ledger.
+
+    `steer`: of so many answers drawn, an input is asked for the one whose cells (`workbench coverage`) hold least, and inputs
+    of a corpus come in that order; 1: any, in a random order.
+    """
 
     inverse: int = Field(600, ge=0)
     forward: int = Field(0, ge=0)
     values_per_slot: int = Field(30, ge=0)
     answers_per_group: int = Field(40, ge=0)  # for answers with free text that is not scored
+    steer: int = Field(1, ge=1)
     candidates: int = Field(2, ge=1)  # at most so many tries for one example
     temperature: float = Field(0.9, ge=0, le=2)
     max_calls: int = Field(4000, ge=1)
@@ -102,11 +107,12 @@ class SampleConfig(Frozen):
 class SelectConfig(Frozen):
     """`doubtful`: the share of the teacher's own answers that is left out, those it was least sure of (mean log-probability of
     a token). `empty_margin`: the teacher's empty answer stays where the words of the input, by all other rows, make it likelier
-    than any label by this much (label_noise.py); -1: it always stays."""
+    than any label by this much (label_noise.py); -1: it always stays. `steer`: as in sampling, of the recombined rows."""
 
     doubtful: float = Field(0.15, ge=0, lt=1)
     empty_margin: float = Field(0.2, ge=-1, le=1)
     recombine: int = Field(1500, ge=0)
+    steer: int = Field(1, ge=1)
     seed_repeats: int = Field(3, ge=1)
     near_duplicate: float = Field(0.9, gt=0, le=0.95)  # Jaccard similarity of character 4-grams
     seed: int = 0

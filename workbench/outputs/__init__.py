@@ -3,6 +3,7 @@
     base.py     the seam: Output, ParseError, Slot, and how two values are compared
     calls.py    Calls: a list of function calls
     record.py   Record: one typed record
+    cells.py    what an output can say, in cells to be counted
 
 One output object serves everybody: the teacher's prompt, the validators, the student's training text and the score.
 """

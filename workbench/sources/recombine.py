@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from workbench.declaration import Task
 from workbench.digest import digest
 from workbench.outputs import Output, ParseError, Slot
+from workbench.sources.steering import Steering
 from workbench.sources.values import Pools, drawn, everywhere, fits, number_span, pools_of, spans
 from workbench.types import Example
 
@@ -22,9 +23,17 @@ KEYS = "qwertyuiopasdfghjklzxcvbnm"
 
 
 def recombine(
-    task: Task, rows: Sequence[Example], pools: Pools, count: int, seed: int, *, join_share: float = JOIN_SHARE
+    task: Task,
+    rows: Sequence[Example],
+    pools: Pools,
+    count: int,
+    seed: int,
+    *,
+    join_share: float = JOIN_SHARE,
+    steer: int = 1,
 ) -> list[Example]:
-    """Up to `count` new examples with targets, none equal to another. `rows` need targets; what a person wrote is varied."""
+    """Up to `count` new examples with targets, none equal to another. `rows` need targets; what a person wrote is varied. Of
+    `steer` that are made each time, the one whose cells hold least is taken."""
     rng = random.Random(seed)
     beside: dict[str, list[Example]] = {}  # a row's mates are those that were given the same
     for row in rows:
@@ -33,11 +42,8 @@ def recombine(
         own = {key: pools_of(task.output, [row.target for row in mates]) for key, mates in beside.items()}
     else:
         own = dict.fromkeys(beside, pools)
-    made: dict[str, Example] = {}
-    known = {row.id for row in rows}
-    for _ in range(count * 4):
-        if len(made) >= count:
-            break
+
+    def drawn() -> Example | None:
         row = rng.choice(rows)
         mates = digest(task.given(row.input))
         text, target = _vary(task, row, own[mates], rng)
@@ -48,11 +54,23 @@ def recombine(
                 text, target = text.rstrip(" .!?,") + rng.choice(JOINTS) + more, joined
         text, target = _respelled(task.output, text, target, rng)
         try:
-            example = task.example({**row.input, task.written: text}, split="new", target=target, source="recombine")
+            return task.example({**row.input, task.written: text}, split="new", target=target, source="recombine")
         except (ValidationError, ParseError):
-            continue  # two in one breath may be longer than the task's input may be
-        if example.id not in known:
-            made.setdefault(example.id, example)
+            return None  # two in one breath may be longer than the task's input may be
+
+    steering = Steering(task.output, [row.target for row in rows])
+    made: dict[str, Example] = {}
+    known = {row.id for row in rows}
+    for _ in range(count * 4):
+        if len(made) >= count:
+            break
+        found = [
+            one for _ in range(steer) if (one := drawn()) is not None and one.id not in known and one.id not in made
+        ]
+        if found:
+            example = steering.neediest(found, lambda one: one.target)
+            made[example.id] = example
+            steering.take(example.target)
     return list(made.values())
 
 

@@ -66,7 +66,7 @@ def run(context: Context) -> None:
         pools = _pools(context, stock)
         # human rows are what recombination is best at: they are drawn as often as all the teacher's rows together
         weighted = seeds * max(1, len(taught) // max(1, len(seeds))) + stock[len(seeds) :]
-        made = recombine(context.task, weighted, pools, config.recombine, config.seed)
+        made = recombine(context.task, weighted, pools, config.recombine, config.seed, steer=config.steer)
         # any row that these are made of, and any value in them, may be a teacher's: its terms hold for them too
         teachers = ", ".join(sorted({item.teacher for item in judgements}))
         licences = ", ".join(sorted({item.licence for item in judgements}))

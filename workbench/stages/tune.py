@@ -18,11 +18,12 @@ from workbench.declaration import Task
 from workbench.errors import ConfigError, TeacherError
 from workbench.judge import judge_cheap
 from workbench.ledger import Ledger
+from workbench.nearest import input_text
 from workbench.scoring import Paired, Score, mcnemar, shuffled
 from workbench.stages.shots import answers, asker_for, label_all, right, score_replies
 from workbench.teachers.asker import Asker, Limits
 from workbench.teachers.build import build_teacher
-from workbench.teachers.prompts import Labeler, Program, input_text, label_instructions, plain_adapter
+from workbench.teachers.prompts import Labeler, Program, label_instructions, plain_adapter
 from workbench.types import Example, Message, Request
 
 Optimizer = Literal["bootstrap", "mipro", "gepa"]

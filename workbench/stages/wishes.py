@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from workbench.digest import digest
+from workbench.nearest import Nearest
 from workbench.outputs.base import fold
+from workbench.sources.steering import Steering
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
@@ -17,6 +19,7 @@ from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
 
 JOINED = 0.1  # share of the answers that two are joined to
+LOOKED_AT = 10_000  # inputs of a corpus
 
 
 class Wish(NamedTuple):
@@ -40,7 +43,8 @@ class Wishes(NamedTuple):
 async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
     """`sample.inverse` answers: those of the seeds with other values, the teacher's own among them; drawn at random, so that a
     budget that ends early leaves no group out, and each for itself: a value that a changed validator refuses takes its own
-    wishes away, no other comes in their place, and the rest is found in the ledger."""
+    wishes away, no other comes in their place, and the rest is found in the ledger. Of `sample.steer` draws each time the one
+    whose cells hold least."""
     config, output = context.config.sample, context.task.output
     if not config.inverse:
         return Wishes("inverse", 0, iter(()))
@@ -53,22 +57,30 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     else:
         pools = {}  # nor is a value of another schema's answer
     writer = InputWriter(context.task, seeds)
-    wanted: dict[tuple[str, str], Wish | None] = {}
-    tries = 0
-    while len(wanted) < config.inverse and tries < config.inverse * 5:
-        tries += 1
-        rng = random.Random(f"{config.seed} {tries}")
+
+    def drawn(name: str) -> Wish:
+        rng = random.Random(name)
         model, given = rng.choice(models)
         beside = [one for one, its in models if its == given]
         values = pools or pools_of(output, beside)
         answer = exchanged(output, model, values, rng)
         if rng.random() < JOINED:
             answer = output.join(answer, exchanged(output, rng.choice(beside), values, rng)) or answer
-        slots = output.slots(answer)
-        key = output.dump(fold(answer)) if slots else f"empty {tries}"
-        stands = not any(slot.value in refused.get(slot.name, ()) for slot in slots)
-        wish = Wish("inverse", None, answer, writer.style(rng), given) if stands else None
-        wanted.setdefault((key, digest(given)), wish)
+        return Wish("inverse", None, answer, writer.style(rng), given)
+
+    steering = Steering(output, [seed.target for seed in seeds])
+    wanted: dict[tuple[str, str], Wish | None] = {}
+    tries = 0
+    while len(wanted) < config.inverse and tries < config.inverse * 5:
+        tries += 1
+        names = [f"{config.seed} {tries}", *(f"{config.seed} {tries} {more}" for more in range(1, config.steer))]
+        wish = steering.neediest([drawn(name) for name in names], lambda one: one.answer)
+        slots = output.slots(wish.answer)
+        key = (output.dump(fold(wish.answer)) if slots else f"empty {tries}", digest(wish.given))
+        if key not in wanted:
+            stands = not any(slot.value in refused.get(slot.name, ()) for slot in slots)
+            wanted[key] = wish if stands else None
+            steering.take(wish.answer)
     wishes = [wish for wish in wanted.values() if wish is not None]
     return Wishes("inverse", len(wishes), iter(wishes))
 
@@ -108,9 +120,14 @@ async def corpus_wishes(
 ) -> Wishes:
     """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher;
     in random order, so that a budget that ends early leaves no kind out. Each is read, and looked at, when its turn comes;
-    the held-out rows that one was too like go into `leaks`."""
+    the held-out rows that one was too like go into `leaks`. Steered, the first LOOKED_AT come by what the nearest seed's answer
+    is: those first whose cells hold least."""
     order = list(range(len(corpus)))
     random.Random(context.config.sample.seed).shuffle(order)
+    if context.config.sample.steer > 1:
+        nearest, steering = Nearest(seeds), Steering(context.task.output, [seed.target for seed in seeds])
+        ahead = steering.in_turn(order[:LOOKED_AT], lambda place: nearest.to(corpus[place], 1)[0].target)
+        order = [*ahead, *order[LOOKED_AT:]]
     return Wishes("corpus", len(order), _unlabelled(context, corpus, order, {seed.id for seed in seeds}, leaks))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from workbench.config import ShotsConfig
 from workbench.declaration import Task
 from workbench.errors import ConfigError
+from workbench.nearest import Nearest, input_text
 from workbench.outputs import Output
 from workbench.scoring import shuffled
 from workbench.types import Example, Message
@@ -113,7 +114,6 @@ class Labeler:
         self.schema = task.output.schema()
         self.mode = mode
         self.config = config
-        self.seeds = list(seeds)
         self.program, self._demos = (
             Program.saved(Path(config.program))
             if mode == "program"
@@ -124,7 +124,7 @@ class Labeler:
             [s for group in self._by_group.values() for s in group[: config.fixed_per_group]], seed=0
         )
         self._shown = {s.id: {"request": input_text(s), "answer": task.output.dump(s.target)} for s in seeds}
-        self._grams = [_trigrams(input_text(seed)) for seed in self.seeds]
+        self._nearest = Nearest(seeds)
 
     def messages(self, example: Example) -> tuple[Message, ...]:
         demos = self._demos or [self._shown[seed.id] for seed in self.shots(example) if seed.id != example.id]
@@ -136,36 +136,19 @@ class Labeler:
         if self.mode == "fixed":
             return self._fixed
         if self.mode == "nearest":
-            return self.nearest(example, self.config.nearest)[::-1]
+            return self._nearest.to(example, self.config.nearest)[::-1]
         one_each = [group[0] for group in self._by_group.values()]
         if self.mode == "mixed":
-            return one_each + self.nearest(example, self.config.mixed)[::-1]
+            return one_each + self._nearest.to(example, self.config.mixed)[::-1]
         votes: Counter[str] = Counter()
-        for rank, seed in enumerate(self.nearest(example, VOTERS)):
+        for rank, seed in enumerate(self._nearest.to(example, VOTERS)):
             votes[self.task.output.group(seed.target)] += 60 // (rank + 1)
         winner = votes.most_common(1)[0][0]
         return one_each + self._by_group[winner][1:]
 
-    def nearest(self, example: Example, count: int) -> list[Example]:
-        """The seeds most like the input, most like first: Jaccard similarity of character trigrams."""
-        grams = _trigrams(input_text(example))
-        order = sorted(
-            range(len(self.seeds)),
-            key=lambda i: (-len(grams & self._grams[i]) / max(1, len(grams | self._grams[i])), i),
-        )
-        return [self.seeds[i] for i in order if self.seeds[i].id != example.id][:count]
-
 
 def label_instructions(task: Task) -> str:
     return f"{task.prompt.instructions.strip()}\n\n{task.output.describe()}\n\nAnswer with the JSON alone."
-
-
-def input_text(example: Example) -> str:
-    """The input as the teacher reads it: the value itself if there is one field, else a line a field."""
-    values = example.input
-    if len(values) == 1:
-        return str(next(iter(values.values())))
-    return "\n".join(f"{name}: {value}" for name, value in values.items() if value is not None)
 
 
 def by_group(output: Output, examples: Sequence[Example]) -> dict[str, list[Example]]:
@@ -173,8 +156,3 @@ def by_group(output: Output, examples: Sequence[Example]) -> dict[str, list[Exam
     for example in examples:
         groups[output.group(example.target)].append(example)
     return dict(groups)
-
-
-def _trigrams(text: str) -> frozenset[str]:
-    padded = f"  {text.casefold()} "
-    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))

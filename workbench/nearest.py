@@ -1,0 +1,33 @@
+"""The rows whose inputs are most like another's: Jaccard similarity of character trigrams."""
+
+from collections.abc import Sequence
+
+from workbench.types import Example
+
+
+class Nearest:
+    def __init__(self, rows: Sequence[Example]) -> None:
+        self.rows = list(rows)
+        self._grams = [_trigrams(input_text(row)) for row in rows]
+
+    def to(self, example: Example, count: int) -> list[Example]:
+        """The `count` rows most like the input, most like first; not itself."""
+        grams = _trigrams(input_text(example))
+        order = sorted(
+            range(len(self.rows)),
+            key=lambda i: (-len(grams & self._grams[i]) / max(1, len(grams | self._grams[i])), i),
+        )
+        return [self.rows[i] for i in order if self.rows[i].id != example.id][:count]
+
+
+def input_text(example: Example) -> str:
+    """The input as the teacher reads it: the value itself if there is one field, else a line a field."""
+    values = example.input
+    if len(values) == 1:
+        return str(next(iter(values.values())))
+    return "\n".join(f"{name}: {value}" for name, value in values.items() if value is not None)
+
+
+def _trigrams(text: str) -> frozenset[str]:
+    padded = f"  {text.casefold()} "
+    return frozenset(padded[i : i + 3] for i in range(len(padded) - 2))
