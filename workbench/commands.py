@@ -56,7 +56,7 @@ def run(
         if policy is not None and not policy.clear:
             print(f"terms: {policy.sentence}")
         for done in pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing):
-            print(f"{done.stage.name:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
+            print(f"{done.stage.label:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
         return
     checked.gate(task)
     with RunLock(root):
@@ -89,7 +89,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
     def done(item: pipeline.Done) -> None:
         folder.done(item)
         if not item.ran:
-            say(f"{item.stage.name}: skipped, nothing changed ({item.key[:8]})")
+            say(f"{item.stage.label}: skipped, nothing changed ({item.key[:8]})")
 
     finished = pipeline.walk(
         task, config, project / ".workbench", until=until, force=force, say=say, done=done, run=folder.path.name

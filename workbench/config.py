@@ -104,6 +104,14 @@ class SampleConfig(Frozen):
     seed: int = 0
 
 
+class RoundsConfig(Frozen):
+    """`count`: so many times, at most, rows are sampled and a student is trained; what a round's shipped file gets wrong on dev
+    says what the next one asks for, and its training goes on from there. The budgets of sampling and the minutes of training
+    are shared out among them. A round that gains nothing on dev ends it, and the one before ships."""
+
+    count: int = Field(1, ge=1, le=10)
+
+
 class SelectConfig(Frozen):
     """`doubtful`: the share of the teacher's own answers that is left out, those it was least sure of (mean log-probability of
     a token). `empty_margin`: the teacher's empty answer stays where the words of the input, by all other rows, make it likelier
@@ -172,6 +180,7 @@ class Config(Frozen):
     teacher: TeacherConfig = TeacherConfig()
     shots: ShotsConfig = ShotsConfig()
     sample: SampleConfig = SampleConfig()
+    rounds: RoundsConfig = RoundsConfig()
     leaks: LeaksConfig = LeaksConfig()
     select: SelectConfig = SelectConfig()
     student: StudentConfig = StudentConfig()

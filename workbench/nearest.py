@@ -12,12 +12,17 @@ class Nearest:
 
     def to(self, example: Example, count: int) -> list[Example]:
         """The `count` rows most like the input, most like first; not itself."""
-        grams = _trigrams(input_text(example))
-        order = sorted(
-            range(len(self.rows)),
-            key=lambda i: (-len(grams & self._grams[i]) / max(1, len(grams | self._grams[i])), i),
-        )
+        likeness = self._likenesses(example)
+        order = sorted(range(len(self.rows)), key=lambda i: (-likeness[i], i))
         return [self.rows[i] for i in order if self.rows[i].id != example.id][:count]
+
+    def likeness(self, example: Example) -> float:
+        """To the row that is most like it."""
+        return max(self._likenesses(example))
+
+    def _likenesses(self, example: Example) -> list[float]:
+        grams = _trigrams(input_text(example))
+        return [len(grams & own) / max(1, len(grams | own)) for own in self._grams]
 
 
 def input_text(example: Example) -> str:

@@ -10,20 +10,21 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.ledger import Ledger
 from workbench.models import cache_dir
-from workbench.plan import STAGES, Stage, code_digest, key_of, made_of
-from workbench.stages.context import Context
+from workbench.plan import Stage, code_digest, inputs_of, key_of, label, made_of, stages
+from workbench.stages.context import Context, read_json
 from workbench.store import Artifact, Store, empty
 
 
 @dataclass
 class Done:
-    """What became of a stage."""
+    """What became of a stage. `kept`: the round that ships, as things stand after it."""
 
     stage: Stage
     key: str
     artifact: Artifact | None  # None in a dry run, where the stage would run
     ran: bool
     made_of: dict[str, Any]
+    kept: int = 1
 
 
 def walk(
@@ -33,22 +34,43 @@ def walk(
     """Run or skip each stage up to `until`. `root` is the project's .workbench folder; `done` hears of each stage."""
     store, finished, code = Store(root), dict[str, Done](), code_digest(task)  # once: it is what is loaded that runs
     with Ledger(root / "ledger.sqlite", run=run) as ledger:
-        for stage in STAGES:
-            parts = made_of(stage, code, config, {name: finished[name].artifact for name in stage.needs})
+        kept, ended = 1, False
+        for stage in stages(config):
+            if ended and stage.round > 1:
+                continue
+            needs = inputs_of(stage, kept)
+            parts = made_of(stage, code, config, {name: finished[one].artifact for name, one in needs.items()})
             key = key_of(stage, parts)
             artifact = store.find(stage.name, key) if key else None
             ran = artifact is None or stage.name == force
             if ran and not dry:
-                inputs = {name: finished[name].artifact.path for name in stage.needs}  # type: ignore[union-attr]
+                inputs = {name: finished[one].artifact.path for name, one in needs.items()}  # type: ignore[union-attr]
                 if artifact is not None:
                     store.discard(stage.name, key)
-                say(f"{stage.name}: runs")
-                artifact = _run(stage, key, parts, store, Context(task, config, inputs, root, ledger, cache_dir(), say))
-            finished[stage.name] = Done(stage, key, None if dry and ran else artifact, ran, parts)
-            done(finished[stage.name])
+                say(f"{stage.label}: runs")
+                context = Context(task, config, inputs, root, ledger, cache_dir(), say, stage.round)
+                artifact = _run(stage, key, parts, store, context)
+            found = Done(stage, key, None if dry and ran else artifact, ran, parts)
+            finished[stage.label] = found
+            if stage.name == "export" and stage.round > 1 and found.artifact is not None:
+                last = finished[label("export", kept)].artifact
+                assert last is not None, "it came before"
+                was, now = _dev_exact(last), _dev_exact(found.artifact)
+                kept, ended = (stage.round, False) if now > was else (kept, True)
+                say(
+                    f"round {stage.round}: dev exact {was:.1f} -> {now:.1f}{'' if now > was else ', no gain: the rounds end'}"
+                )
+            found.kept = kept
+            done(found)
             if stage.name == until:
                 break
     return list(finished.values())
+
+
+def _dev_exact(export: Artifact) -> float:
+    """Of the file that ships."""
+    made = read_json(export.path / "export.json")
+    return next(float(item["dev_exact"]) for item in made["files"] if item["name"] == made["chosen"])
 
 
 def _run(stage: Stage, key: str, parts: dict[str, Any], store: Store, context: Context) -> Artifact:

@@ -1,4 +1,4 @@
-"""The stages in their order, and what each one's key is made of.
+"""The stages in their order, round by round, and what each one's key is made of.
 
 A key is made of the stage's version, its slice of the config, the digests of its inputs' contents, the task's code where it
 uses it, the versions of the libraries it rests on, and the size and time of model files that are no part of the catalogue.
@@ -20,7 +20,8 @@ from workbench.store import Artifact, stage_key
 
 
 class Stage(NamedTuple):
-    """`sections` of the config and `libraries` are in the key; `code`: so are the task's file and the validators."""
+    """`sections` of the config and `libraries` are in the key; `code`: so are the task's file and the validators. `before`:
+    what it takes of the round before its own, where there is one."""
 
     name: str
     version: int
@@ -29,19 +30,53 @@ class Stage(NamedTuple):
     libraries: tuple[str, ...] = ()
     code: bool = True
     resumes: bool = False
+    before: tuple[str, ...] = ()
+    round: int = 1
+
+    @property
+    def label(self) -> str:
+        return label(self.name, self.round)
+
+
+def label(name: str, round_: int) -> str:
+    """What a stage is called among those of all rounds."""
+    return name if round_ == 1 else f"{name}.{round_}"
 
 
 TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 6, ("examples",), ("teacher", "shots")),
-    Stage("sample", 10, ("examples", "shots"), ("teacher", "shots", "sample", "leaks")),
+    Stage("sample", 10, ("examples", "shots"), ("teacher", "shots", "sample", "leaks"), before=("sample", "export")),
     Stage("select", 7, ("examples", "sample"), ("select", "leaks"), ("datasketch", "scikit-learn")),
-    Stage("train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True),
+    Stage(
+        "train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True, before=("train",)
+    ),
     Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
-    Stage("export", 3, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
+    Stage("export", 4, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
     Stage("evaluate", 5, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
+AGAIN = ("sample", "select", "train", "merge", "export")  # in each round
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """All that a run may walk through: a round that gains nothing ends the rounds."""
+    again = [
+        stage._replace(round=number)
+        for number in range(2, config.rounds.count + 1)
+        for stage in STAGES
+        if stage.name in AGAIN
+    ]
+    return (*STAGES[:-1], *again, STAGES[-1])
+
+
+def inputs_of(stage: Stage, kept: int) -> dict[str, str]:
+    """The labels of the stages whose artifacts it needs, by the names it knows them by. `kept`: the round that ships so far."""
+    mine = stage.round if stage.name in AGAIN else kept
+    found = {name: label(name, mine if name in AGAIN else 1) for name in stage.needs}
+    if stage.round > 1:
+        found |= {f"{name} before": label(name, stage.round - 1) for name in stage.before}
+    return found
 
 
 def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
@@ -53,9 +88,10 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
     }
     if "shots" in stage.sections and (program := Path(config.shots.program)).is_file():
         files["program"] = tree_digest([program])
+    sections = stage.sections if config.rounds.count == 1 or stage.name not in AGAIN else (*stage.sections, "rounds")
     libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
     return {
-        "config": {name: getattr(config, name).model_dump(mode="json") for name in stage.sections},
+        "config": {name: getattr(config, name).model_dump(mode="json") for name in sections},
         "inputs": {name: artifact.digest if artifact else "" for name, artifact in inputs.items()},
         "code": code if stage.code else "",
         "environment": libraries | {name: identity for name, identity in files.items() if identity},

@@ -20,7 +20,7 @@ from workbench.digest import digest
 from workbench.errors import StoreError
 from workbench.licences import Policy
 from workbench.pipeline import Done
-from workbench.plan import STAGES
+from workbench.plan import STAGES, label
 
 ENDLESS = "~"  # after every time
 
@@ -47,9 +47,19 @@ class Lock(BaseModel):
     ended: str = ""
     terms: Policy | None = None  # of the teacher, as they were read and accepted; None: it was not to be asked
     stages: list[Entry] = []
+    kept: int = 1  # the round that ships
 
     def entry(self, stage: str) -> Entry | None:
-        return next((entry for entry in self.stages if entry.stage == stage), None)
+        """By name that of the round that ships; by label (`sample.2`) any."""
+        return self.exactly(label(stage, self.kept)) or self.exactly(stage)
+
+    def exactly(self, label: str) -> Entry | None:
+        return next((entry for entry in self.stages if entry.stage == label), None)
+
+    @property
+    def artifacts(self) -> dict[str, Path]:
+        """Of the round that ships, by the stages' names."""
+        return {stage.name: Path(entry.path) for stage in STAGES if (entry := self.entry(stage.name)) is not None}
 
 
 class RunFolder:
@@ -89,7 +99,7 @@ class RunFolder:
             return
         self.lock.stages.append(
             Entry(
-                stage=done.stage.name,
+                stage=done.stage.label,
                 key=done.key,
                 path=str(done.artifact.path),
                 digest=done.artifact.digest,
@@ -97,6 +107,7 @@ class RunFolder:
                 made_of=done.made_of,
             )
         )
+        self.lock.kept = done.kept
         self._save()
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.machine import cores
 from workbench.models import CATALOGUE
+from workbench.plan import label
 from workbench.provenance import licence_of
 from workbench.report import model as m
 from workbench.report.html import render_html
@@ -29,7 +30,7 @@ CASES = 3
 
 def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Report:
     """The report of one run. Raises FileNotFoundError where an artifact was deleted since."""
-    art = {entry.stage: Path(entry.path) for entry in lock.stages}
+    art = lock.artifacts
     results = read_json(art["evaluate"] / "results.json")
     funnel = read_json(art["sample"] / "funnel.json")
     selected = read_json(art["select"] / "funnel.json")
@@ -52,6 +53,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         leaks=_leaks(task, results, art),
         funnel=_funnel(funnel, selected),
         rejections=(*_rejections(judged), *_drops(selected)),
+        rounds=_rounds(lock),
         train_curve=_train_curve(art["train"]),
         dev_curve=_dev_curve(art["train"]),
         quants=_quants(read_json(art["export"] / "export.json")),
@@ -100,6 +102,26 @@ def _entrant(item: dict[str, Any]) -> m.Entrant:
         shipped=item.get("shipped", False),
         note="; ".join(notes),
     )
+
+
+def _rounds(lock: Lock) -> tuple[m.Round, ...]:
+    """Each with what its shipped file has on dev; nothing where there was one alone."""
+    found: list[m.Round] = []
+    while (entry := lock.exactly(label("export", len(found) + 1))) is not None:
+        number = len(found) + 1
+        sampled, selected = (lock.exactly(label(name, number)) for name in ("sample", "select"))
+        assert sampled is not None and selected is not None, "they come before"
+        made = read_json(Path(entry.path) / "export.json")
+        found.append(
+            m.Round(
+                number=number,
+                candidates=read_json(Path(sampled.path) / "funnel.json").get("candidates", 0),
+                rows=read_json(Path(selected.path) / "funnel.json")["rows"],
+                dev_exact=next(item["dev_exact"] for item in made["files"] if item["name"] == made["chosen"]),
+                shipped=number == lock.kept,
+            )
+        )
+    return tuple(found) if len(found) > 1 else ()
 
 
 def _shots(shots: dict[str, Any], rows: int) -> str:

@@ -149,6 +149,17 @@ class Expert(Frozen):
     prompt: str = "Hello"
 
 
+class Round(Frozen):
+    """A round of sampling and training: how many candidates and rows there were by then, and what its file that would ship has
+    on dev, in percent."""
+
+    number: int
+    candidates: int
+    rows: int
+    dev_exact: float
+    shipped: bool = False
+
+
 class Report(Frozen):
     """One run, as it is told to people."""
 
@@ -167,6 +178,7 @@ class Report(Frozen):
 
     funnel: tuple[Step, ...] = ()
     rejections: tuple[Rejection, ...] = ()
+    rounds: tuple[Round, ...] = Field(default=(), description="empty where there was one alone")
     train_curve: tuple[TrainPoint, ...] = ()
     dev_curve: tuple[DevPoint, ...] = ()
     quants: tuple[Quant, ...] = ()

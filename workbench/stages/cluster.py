@@ -12,6 +12,7 @@ Not guaranteed: what was paid on a node that never comes back is asked again els
 """
 
 import asyncio
+import logging
 import os
 import shutil
 from collections.abc import Awaitable, Callable
@@ -53,7 +54,7 @@ class Order(NamedTuple):
     seeds: list[Example]
     shards: Path
     run: str
-    count: int
+    workers: int
 
 
 class Librarian:
@@ -69,13 +70,16 @@ class Librarian:
 class SharedAsker(Asker):
     """Asks for the requests that are its worker's own; for others, the worker whose they are."""
 
-    worker: "Worker"
+    def __init__(self, *args: Any, worker: "Worker", **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.worker = worker
 
     async def ask(self, request: Request, *, late: bool = False) -> tuple[str, Reply]:
-        number = owner(self.ledger.key(self.teacher.model, request), self.worker.order.count)
+        number = owner(self.ledger.key(self.teacher.model, request), self.worker.order.workers)
         if number == self.worker.number:
             return await super().ask(request, late=late)
-        return await told(self.worker.peer(number).ask.remote(request, late))
+        answer: tuple[str, Reply] = await told(self.worker.peer(number).ask.remote(request, late))
+        return answer
 
     async def found(self, key: str) -> Found | None:
         known = await super().found(key)
@@ -117,8 +121,7 @@ class Worker:
         task = registry.made(order.found)
         teacher = build_teacher(order.config.teacher, order.config.runtime, self._ledger)
         await teacher.prepare()
-        asker = asker_for(teacher, self._ledger, order.config, order.limits, SharedAsker)
-        asker.worker = self
+        asker = asker_for(teacher, self._ledger, order.config, order.limits, partial(SharedAsker, worker=self))
         asker.resume()
         return Granter(task, order.config, asker, order.seeds, order.mode, bench_for(task, 1))
 
@@ -280,7 +283,7 @@ def _joined(address: str) -> tuple[Any, bool]:
         return ray, False
     own: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **own)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"the Ray cluster {address} cannot be joined: {error}", "is it up? `ray status` tells"

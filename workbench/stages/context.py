@@ -21,7 +21,8 @@ Say = Callable[[str], None]
 
 @dataclass
 class Context:
-    """`inputs` are the folders of the artifacts this stage needs, by stage name; `out` is the folder to write to."""
+    """`inputs` are the folders of the artifacts this stage needs, by stage name, those of the round before as `NAME before`;
+    `out` is the folder to write to."""
 
     task: Task
     config: Config
@@ -30,6 +31,7 @@ class Context:
     ledger: Ledger
     cache: Path
     say: Say
+    round: int = 1
 
     def examples(self, split: str) -> list[Example]:
         rows = read_jsonl(self.inputs["examples"] / "examples.jsonl", Example)

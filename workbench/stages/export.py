@@ -15,7 +15,7 @@ from workbench.errors import EdgeError
 from workbench.scoring import shuffled
 from workbench.stages.context import Context, read_jsonl, write_json
 from workbench.stages.exam import ask_all, user
-from workbench.stages.shots import score_replies
+from workbench.stages.shots import parsed, score_replies
 from workbench.types import Row
 
 UNQUANTIZED = "BF16"
@@ -31,6 +31,7 @@ class Made(BaseModel):
     dev_exact: float
     chosen: bool = False
     note: str = ""
+    wrong: tuple[str, ...] = ()  # the dev rows that it gets wrong, by id
 
 
 def run(context: Context) -> None:
@@ -118,6 +119,9 @@ def _scored(context: Context, name: str, path: Path) -> Made:
         max_tokens=context.config.student.max_tokens,
         context=STUDENT_CONTEXT,
     )
-    exact = score_replies(context.task.output, dev, [answer.text for answer in answers])["exact"].value
+    output = context.task.output
+    exact = score_replies(output, dev, [answer.text for answer in answers])["exact"].value
+    values = [(row, parsed(output, answer.text)) for row, answer in zip(dev, answers, strict=True)]
+    wrong = tuple(row.id for row, value in values if value is None or not output.same(value, row.target))
     context.say(f"export: {name}, {path.stat().st_size / 1e6:.0f} MB, dev exact {exact:.1f}")
-    return Made(name=name, size_bytes=path.stat().st_size, dev_exact=exact)
+    return Made(name=name, size_bytes=path.stat().st_size, dev_exact=exact, wrong=wrong)

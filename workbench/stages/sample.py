@@ -7,8 +7,9 @@ stopping rules nor the order of the rows depend on which reply came first.
 
 import asyncio
 import gc
+import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,7 +20,7 @@ from workbench.errors import TeacherError
 from workbench.judge import bench_for
 from workbench.machine import cores
 from workbench.stages.cluster import Cluster
-from workbench.stages.context import Context, jsonl, read_json, write_json
+from workbench.stages.context import Context, jsonl, read_json, read_jsonl, write_json
 from workbench.stages.gate import Leaks
 from workbench.stages.grant import Granted, Granter
 from workbench.stages.shots import asker_for
@@ -39,17 +40,41 @@ def run(context: Context) -> None:
     leaks: Leaks = {}
     funnel: dict[str, Any] = {"stopped": "the task's sources ask nothing of a teacher", "wishes": 0}
     with jsonl(context.out / "candidates.jsonl") as write:
+        earlier, asked = _earlier(context, write, leaks)
         if {"inverse", "forward", "corpus"} & set(context.task.sources):
-            funnel = asyncio.run(_sample(context, write, leaks))
+            funnel = asyncio.run(_sample(context, write, leaks, asked))
+    funnel |= {name: count + funnel.get(name, 0) for name, count in earlier.items() if name != "stopped"}
     write_json(context.out / "funnel.json", funnel)
     write_json(context.out / "leaks.json", leaks)
 
 
-async def _sample(context: Context, write: Callable[[Judgement], None], leaks: Leaks) -> dict[str, Any]:
+def _earlier(
+    context: Context, write: Callable[[Judgement], None], leaks: Leaks
+) -> tuple[dict[str, Any], Container[str]]:
+    """What the rounds before found is this one's too: their funnel, and the examples that were asked about."""
+    before = context.inputs.get("sample before")
+    if before is None:
+        return {}, ()
+    asked = set()
+    for item in read_jsonl(before / "candidates.jsonl", Judgement):
+        write(item)
+        asked.add(item.candidate.example.id)
+    leaks.update(read_json(before / "leaks.json"))
+    if (values := before / "values.json").exists():
+        shutil.copyfile(values, context.out / "values.json")
+    return read_json(before / "funnel.json"), asked
+
+
+async def _sample(
+    context: Context, write: Callable[[Judgement], None], leaks: Leaks, asked: Container[str]
+) -> dict[str, Any]:
     config = context.config.sample
     teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
     await teacher.prepare()
-    limits = Limits(config.max_calls, config.max_tokens, config.max_money, config.max_minutes)
+    share = context.config.rounds.count
+    limits = Limits(
+        config.max_calls // share, config.max_tokens // share, config.max_money / share, config.max_minutes / share
+    )
     asker = asker_for(teacher, context.ledger, context.config, limits)
     seeds = context.examples("seed")
     engine = _engine(context, asker, seeds)
@@ -57,9 +82,7 @@ async def _sample(context: Context, write: Callable[[Judgement], None], leaks: L
     loop = Loop(context, asker, engine, write)
     gc.freeze()  # what is loaded by now, dspy above all, is not looked through again and again
     try:
-        for make in _makers(
-            context.task, leaks
-        ):  # in turn: one that the minutes do not reach asks nothing for its wishes
+        for make in _makers(context.task, leaks, asked):  # one that the minutes do not reach asks nothing
             stopped = await loop.walk(await make(context, asker, seeds))
             if stopped:
                 break
@@ -102,11 +125,11 @@ def _engine(context: Context, asker: Asker, seeds: list[Example]) -> Granter | C
     return Granter(context.task, context.config, asker, seeds, mode, bench_for(context.task, cores()))
 
 
-def _makers(task: Task, leaks: Leaks) -> list[Maker]:
+def _makers(task: Task, leaks: Leaks, asked: Container[str]) -> list[Maker]:
     """Of the wishes, a source each, in the task's order. A corpus is read here, before anything is asked. Raises DataError."""
     makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes}
     if "corpus" in task.sources:
-        makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks)
+        makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks, asked=asked)
     return [makers[source] for source in task.sources if source in makers]
 
 

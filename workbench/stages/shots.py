@@ -10,8 +10,7 @@ answers sixty requests of a shared one in a minute.
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
 
 from workbench.config import Config
 from workbench.errors import TeacherError
@@ -26,7 +25,6 @@ from workbench.teachers.pace import Pace
 from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Reply, Request
 
-A = TypeVar("A", bound=Asker)
 ANSWERED = 0.9  # of the dev rows, at least
 SHARED = ("group", "fixed", "mixed")  # at least in part
 MODES = (*SHARED, "nearest")
@@ -124,8 +122,8 @@ def asker_for(
     ledger: Ledger,
     config: Config,
     limits: Limits | None = None,
-    make: type[A] = Asker,  # type: ignore[assignment]
-) -> A:
+    make: Callable[..., Asker] = Asker,
+) -> Asker:
     runtime = config.runtime
     concurrency = max(runtime.concurrency, teacher.at_once)
     return make(

@@ -34,7 +34,7 @@ def try_student(model: str, cache: Path, *, ships: bool) -> None:
 
 
 def run(context: Context) -> None:
-    """Writes adapter/, history.jsonl and summary.json."""
+    """Writes adapter/, history.jsonl and summary.json. A later round goes on from the adapter of the one before."""
     from workbench.students.load import prepare_base
     from workbench.students.qlora import train
 
@@ -43,7 +43,19 @@ def run(context: Context) -> None:
         Pair(prompt=row.prompt, completion=row.completion)
         for row in read_jsonl(context.inputs["select"] / "rows.jsonl", Row)
     ]
-    train(base, rows, pairs(context.task, context.examples("dev")), context.config.train, context.out, Teller(context))
+    config, count = context.config.train, context.config.rounds.count
+    if config.max_minutes is not None:
+        config = config.model_copy(update={"max_minutes": config.max_minutes / count})
+    before = context.inputs.get("train before")
+    train(
+        base,
+        rows,
+        pairs(context.task, context.examples("dev")),
+        config,
+        context.out,
+        Teller(context),
+        start=before / "adapter" if before is not None else None,
+    )
 
 
 def pairs(task: Task, examples: list[Example]) -> list[Pair]:

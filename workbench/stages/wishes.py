@@ -13,6 +13,7 @@ from workbench.sources.steering import Steering
 from workbench.sources.values import exchanged, pools_of
 from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
+from workbench.stages.failures import failures_of
 from workbench.stages.gate import HeldOut, Leaks, add_leaks
 from workbench.stages.stock import new_answers, read_all, value_pools
 from workbench.teachers.asker import Asker
@@ -44,7 +45,7 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     """`sample.inverse` answers: those of the seeds with other values, the teacher's own among them; drawn at random, so that a
     budget that ends early leaves no group out, and each for itself: a value that a changed validator refuses takes its own
     wishes away, no other comes in their place, and the rest is found in the ledger. Of `sample.steer` draws each time the one
-    whose cells hold least."""
+    whose cells hold least; in a later round, answers like those that the one before got wrong."""
     config, output = context.config.sample, context.task.output
     if not config.inverse:
         return Wishes("inverse", 0, iter(()))
@@ -56,11 +57,11 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
         models += [(answer, nothing) for answer in await new_answers(context, asker, seeds, rng)]
     else:
         pools = {}  # nor is a value of another schema's answer
-    writer = InputWriter(context.task, seeds)
+    writer, failures = InputWriter(context.task, seeds), failures_of(context)
 
     def drawn(name: str) -> Wish:
         rng = random.Random(name)
-        model, given = rng.choice(models)
+        model, given = failures.drawn(models, rng) if failures is not None else rng.choice(models)
         beside = [one for one, its in models if its == given]
         values = pools or pools_of(output, beside)
         answer = exchanged(output, model, values, rng)
@@ -73,7 +74,8 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     tries = 0
     while len(wanted) < config.inverse and tries < config.inverse * 5:
         tries += 1
-        names = [f"{config.seed} {tries}", *(f"{config.seed} {tries} {more}" for more in range(1, config.steer))]
+        first = f"{config.seed} {tries}" if context.round == 1 else f"{config.seed} round {context.round} {tries}"
+        names = [first, *(f"{first} {more}" for more in range(1, config.steer))]
         wish = steering.neediest([drawn(name) for name in names], lambda one: one.answer)
         slots = output.slots(wish.answer)
         key = (output.dump(fold(wish.answer)) if slots else f"empty {tries}", digest(wish.given))
@@ -88,10 +90,13 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
 async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
     """`sample.forward` new inputs: written for an answer like in `inverse`, but answered anew by the teacher."""
     config, task = context.config.sample, context.task
-    rng = random.Random(config.seed + 1)
-    writer = InputWriter(task, seeds)
+    rng = random.Random(config.seed + context.round)
+    writer, failures = InputWriter(task, seeds), failures_of(context)
     pools = pools_of(task.output, [seed.target for seed in seeds])
-    models = [rng.choice(list(seeds)) for _ in range(config.forward)]
+    if failures is not None:
+        models = [failures.drawn([(seed.target, seed) for seed in seeds], rng)[1] for _ in range(config.forward)]
+    else:
+        models = [rng.choice(list(seeds)) for _ in range(config.forward)]
     requests = [
         Request(
             messages=writer.messages(
@@ -116,28 +121,43 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
 
 
 async def corpus_wishes(
-    context: Context, asker: Asker, seeds: Sequence[Example], *, corpus: Sequence[Example], leaks: Leaks
+    context: Context,
+    asker: Asker,
+    seeds: Sequence[Example],
+    *,
+    corpus: Sequence[Example],
+    leaks: Leaks,
+    asked: Container[str] = (),
 ) -> Wishes:
     """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher;
     in random order, so that a budget that ends early leaves no kind out. Each is read, and looked at, when its turn comes;
-    the held-out rows that one was too like go into `leaks`. Steered, the first LOOKED_AT come by what the nearest seed's answer
-    is: those first whose cells hold least."""
+    the held-out rows that one was too like go into `leaks`. Of the first LOOKED_AT come, steered, those first whose nearest
+    seed's answer falls into cells that hold least, and in a later round those most like what the one before got wrong. What was
+    `asked` before is passed over."""
     order = list(range(len(corpus)))
     random.Random(context.config.sample.seed).shuffle(order)
     if context.config.sample.steer > 1:
         nearest, steering = Nearest(seeds), Steering(context.task.output, [seed.target for seed in seeds])
         ahead = steering.in_turn(order[:LOOKED_AT], lambda place: nearest.to(corpus[place], 1)[0].target)
         order = [*ahead, *order[LOOKED_AT:]]
-    return Wishes("corpus", len(order), _unlabelled(context, corpus, order, {seed.id for seed in seeds}, leaks))
+    if (failures := failures_of(context)) is not None:
+        ahead = iter(sorted(order[:LOOKED_AT], key=lambda place: -failures.likeness(corpus[place])))
+        order = [*ahead, *order[LOOKED_AT:]]
+    return Wishes("corpus", len(order), _unlabelled(context, corpus, order, seeds, asked, leaks))
 
 
 def _unlabelled(
-    context: Context, corpus: Sequence[Example], order: Sequence[int], known: Container[str], leaks: Leaks
+    context: Context,
+    corpus: Sequence[Example],
+    order: Sequence[int],
+    seeds: Sequence[Example],
+    asked: Container[str],
+    leaks: Leaks,
 ) -> Iterator[Wish]:
-    gate = HeldOut(context)
+    gate, known = HeldOut(context), {seed.id for seed in seeds}
     for place in order:
         example = corpus[place]
-        if example.id in known:
+        if example.id in known or example.id in asked:
             continue
         like = gate.like(example)
         if like is None:

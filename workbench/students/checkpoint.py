@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from workbench.digest import digest
+from workbench.digest import digest, file_digest
 from workbench.errors import StudentError
 from workbench.students.losses import DevScore
 from workbench.students.masters import MasterAdamW
@@ -47,11 +47,14 @@ class State:
     best: Best | None = None
 
 
-def fingerprint(base: Path, rows: Sequence[Pair], dev: Sequence[Pair], config: TrainConfig) -> str:
+def fingerprint(
+    base: Path, rows: Sequence[Pair], dev: Sequence[Pair], config: TrainConfig, start: Path | None = None
+) -> str:
     """What makes a checkpoint this run's own. How often it is written is not part of it."""
     files = sorted((path.name, path.stat().st_size) for path in base.glob("*.safetensors"))
     options = config.model_dump(exclude={"checkpoint_seconds"})
-    return digest([(base / "config.json").read_text("utf-8"), files, list(rows), list(dev), options])
+    begun = [[file_digest(path) for path in sorted(start.glob("*.safetensors"))]] if start is not None else []
+    return digest([(base / "config.json").read_text("utf-8"), files, list(rows), list(dev), options, *begun])
 
 
 def save(work: Path, fingerprint: str, state: State, optimizer: MasterAdamW) -> None:

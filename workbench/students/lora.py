@@ -9,15 +9,18 @@ Shapes: N tokens, I inputs, O outputs, R rank.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
+
+from workbench.errors import StudentError
 
 
 def with_lora(model: PreTrainedModel, *, r: int, alpha: float, dropout: float, dtype: torch.dtype) -> PeftModel:
@@ -34,6 +37,16 @@ def with_lora(model: PreTrainedModel, *, r: int, alpha: float, dropout: float, d
     if not dropout and model.device.type == "cpu":
         _fuse(adapted, dtype)
     return adapted
+
+
+def put_on(model: PeftModel, adapter: Path) -> None:
+    """The matrices of a saved adapter, in the place of fresh ones. Raises StudentError where they are of another shape."""
+    try:
+        found: Any = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"))
+    except (RuntimeError, OSError) as error:
+        raise StudentError(f"the adapter {adapter} does not fit: {error}", "train from the start") from error
+    if found.unexpected_keys:
+        raise StudentError(f"the adapter {adapter} has matrices of another model", "train from the start")
 
 
 def _fuse(model: PeftModel, dtype: torch.dtype) -> None:

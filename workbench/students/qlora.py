@@ -30,7 +30,7 @@ from workbench.students import checkpoint
 from workbench.students.batches import collate, encode, plan
 from workbench.students.checkpoint import Best, State
 from workbench.students.load import compute_dtype, load_model, load_tokenizer
-from workbench.students.lora import with_lora
+from workbench.students.lora import put_on, with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
 from workbench.students.masters import MasterAdamW
 from workbench.students.norms import fuse_norms
@@ -52,9 +52,10 @@ def train(
     config: TrainConfig,
     work: Path,
     progress: Callable[[Progress], None],
+    start: Path | None = None,
 ) -> Path:
-    """Train on `rows` and return the adapter's folder, `work/adapter`. Called again after a kill it goes on; called
-    again when done it returns at once. Without dev rows the last adapter is the best one.
+    """Train on `rows`, from the adapter `start` if there is one, and return the adapter's folder, `work/adapter`. Called again
+    after a kill it goes on; called again when done it returns at once. Without dev rows the last adapter is the best one.
 
     Raises StudentError: no rows, only rows longer than `max_length`, a base that cannot be loaded, a loss that is not a
     number, no memory left.
@@ -63,7 +64,7 @@ def train(
     if not rows:
         raise StudentError("there are no rows to train on", "the report of the last run tells where they were lost")
     work.mkdir(parents=True, exist_ok=True)
-    fingerprint = checkpoint.fingerprint(base, rows, dev, config)
+    fingerprint = checkpoint.fingerprint(base, rows, dev, config, start)
     summary = work / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("fingerprint") == fingerprint:
         return work / "adapter"
@@ -77,6 +78,7 @@ def train(
             progress=progress,
             fingerprint=fingerprint,
             began=began,
+            start=start,
         )
         run.loop()
         return run.publish()
@@ -96,6 +98,7 @@ class _Run:
         progress: Callable[[Progress], None],
         fingerprint: str,
         began: float,
+        start: Path | None,
     ) -> None:
         self.config, self.work, self.progress, self.fingerprint = config, work, progress, fingerprint
         tokenizer, rendering = load_tokenizer(base), rendering_for(base)
@@ -114,6 +117,8 @@ class _Run:
         loaded = load_model(base, nf4=config.quantize_base == "nf4")
         pack(loaded)
         self.model = with_lora(loaded, r=config.r, alpha=config.alpha, dropout=config.dropout, dtype=compute_dtype())
+        if start is not None:
+            put_on(self.model, start)
         fuse_norms(self.model)
         self.optimizer = MasterAdamW(
             [param for param in self.model.parameters() if param.requires_grad],
