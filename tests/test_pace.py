@@ -38,6 +38,11 @@ def test_no_more_than_its_lanes_are_inside() -> None:
     assert busiest(Pace(5), 40, short) == 5
 
 
+def test_a_teacher_that_holds_back_is_given_some_ahead() -> None:
+    assert busiest(Pace(16, ahead=0.125), 80, short) == 18
+    assert busiest(Pace(6, ahead=0.125), 40, short) == 6, "of few lanes none"
+
+
 def test_a_429_halves_the_lanes_once_and_good_replies_open_them_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace_module, "HALVED_ONCE_S", 60.0)
     pace = Pace(16)

@@ -42,7 +42,7 @@ def run(
     task: Task, config: Config, *, until: str = "", force: str = "", dry: bool = False, accept: Sequence[str] = ()
 ) -> None:
     """All the stages, then the report and its table. `accept`: names of terms that the user accepts with this command."""
-    names = [stage.name for stage in plan.STAGES]
+    names = [stage.label for stage in plan.stages(config)]
     for option, value in (("--until", until), ("--force", force)):
         if value and value not in names:
             raise ConfigError(f"{option} {value}: there is no such stage", f"stages: {', '.join(names)}")

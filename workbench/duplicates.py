@@ -28,8 +28,9 @@ class NearDuplicates:
 
 
 def _minhash(text: str) -> Any:
-    folded = f" {fold(text)} "
-    made = _empty().copy()
+    """Made in the same place each time: the index keeps its numbers, not itself."""
+    folded, made = f" {fold(text)} ", _place()
+    made.clear()
     made.update_batch({folded[i : i + 4] for i in range(max(1, len(folded) - 3))})
     return made
 
@@ -43,8 +44,8 @@ def _hashed(gram: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _empty() -> Any:
-    """Of nothing: to draw the permutations takes longer than to use them."""
+def _place() -> Any:
+    """To draw the permutations takes longer than to use them."""
     from datasketch import MinHash
 
     return MinHash(num_perm=PERMUTATIONS, seed=1, hashfunc=_hashed)

@@ -36,13 +36,15 @@ def walk(
     with Ledger(root / "ledger.sqlite", run=run) as ledger:
         kept, ended = 1, False
         for stage in stages(config):
-            if ended and stage.round > 1:
+            if ended and stage.round > 1:  # that round is not walked any more
+                if stage.label == until:
+                    break
                 continue
             needs = inputs_of(stage, kept)
             parts = made_of(stage, code, config, {name: finished[one].artifact for name, one in needs.items()})
             key = key_of(stage, parts)
             artifact = store.find(stage.name, key) if key else None
-            ran = artifact is None or stage.name == force
+            ran = artifact is None or force in (stage.name, stage.label)
             if ran and not dry:
                 inputs = {name: finished[one].artifact.path for name, one in needs.items()}  # type: ignore[union-attr]
                 if artifact is not None:
@@ -62,7 +64,7 @@ def walk(
                 )
             found.kept = kept
             done(found)
-            if stage.name == until:
+            if stage.label == until:
                 break
     return list(finished.values())
 

@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from workbench import registry
 from workbench.config import Config
 from workbench.digest import digest, tree_digest
-from workbench.errors import ConfigError, TaskError, WorkbenchError
+from workbench.errors import ConfigError, TaskError, TeacherError, WorkbenchError
 from workbench.judge import bench_for
 from workbench.ledger import Found, Ledger
 from workbench.models import cache_dir
@@ -55,6 +56,7 @@ class Order(NamedTuple):
     shards: Path
     run: str
     workers: int
+    crew: str  # the workers' common name: no other's in the cluster
 
 
 class Librarian:
@@ -107,7 +109,7 @@ class Worker:
     def peer(self, number: int) -> Any:
         import ray
 
-        return ray.get_actor(name(self.order.run, number))
+        return ray.get_actor(name(self.order.crew, number))
 
     async def _ready(self) -> Granter:
         if self._granter is None:
@@ -185,7 +187,7 @@ class Cluster:
         asker.limits = added(asker.spent, part)
         order = Order(
             registry.where(context.task), tree_digest([context.task.file]), config, part, self._mode, self._seeds,
-            self._shards.resolve(), context.ledger.run, self._count,
+            self._shards.resolve(), context.ledger.run, self._count, uuid.uuid4().hex,
         )  # fmt: skip
         librarian = None
         if context.ledger.count():
@@ -197,7 +199,7 @@ class Cluster:
         share = min(1.0, self._cores / self._count)
         grants = ray.remote(num_cpus=share, max_restarts=-1, max_task_retries=-1)(Worker)
         return [
-            grants.options(name=name(order.run, number)).remote(number, order, librarian)
+            grants.options(name=name(order.crew, number)).remote(number, order, librarian)
             for number in range(self._count)
         ]
 
@@ -222,13 +224,17 @@ class Cluster:
 
 async def told(answer: Awaitable[Any]) -> Any:
     """What an actor answers, or raises: without Ray's own error around it."""
+    from ray.exceptions import RayError, RayTaskError
+
     try:
         return await answer
-    except Exception as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, WorkbenchError):
-            raise cause from None
+    except RayTaskError as error:
+        if isinstance(error.cause, WorkbenchError):
+            raise error.cause from None
         raise
+    except RayError as error:
+        hint = "is the cluster up? The same command goes on where it was"
+        raise TeacherError(f"the Ray cluster failed: {error}", hint, kind="network", fatal=True) from error
 
 
 def owner(key: str, count: int) -> int:
@@ -236,9 +242,8 @@ def owner(key: str, count: int) -> int:
     return int(key[:8], 16) % count
 
 
-def name(run: str, number: int) -> str:
-    """Of a worker, in its cluster."""
-    return f"workbench {run} {number}"
+def name(crew: str, number: int) -> str:
+    return f"workbench {crew} {number}"
 
 
 async def _rows(ledger: Ledger, table: str, after: int) -> list[dict[str, Any]]:

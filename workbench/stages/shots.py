@@ -22,6 +22,7 @@ from workbench.teachers.asker import RETRIED, Asker, Limits
 from workbench.teachers.base import Teacher
 from workbench.teachers.build import build_teacher
 from workbench.teachers.pace import Pace
+from workbench.teachers.posted import AHEAD, PostedTeacher
 from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Reply, Request
 
@@ -133,7 +134,12 @@ def asker_for(
         concurrency=concurrency,
         attempts=runtime.attempts,
         price=config.price,
-        pace=Pace(concurrency, requests_a_minute=runtime.requests_a_minute, tokens_a_minute=runtime.tokens_a_minute)
+        pace=Pace(
+            concurrency,
+            requests_a_minute=runtime.requests_a_minute,
+            tokens_a_minute=runtime.tokens_a_minute,
+            ahead=AHEAD if isinstance(teacher, PostedTeacher) else 0.0,
+        )
         if not config.teacher.batch
         else Pace(concurrency),  # a minute's limits are for what is asked one by one
     )

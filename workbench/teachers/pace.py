@@ -14,10 +14,16 @@ HALVED_ONCE_S = 1.0  # all that were under way at once are told to slow down at 
 
 
 class Pace:
-    """A context manager around each request; at most `lanes` are inside at once. 0 requests or tokens a minute: any number."""
+    """A context manager around each request; at most `lanes` are inside at once. 0 requests or tokens a minute: any number.
 
-    def __init__(self, lanes: int, *, requests_a_minute: float = 0.0, tokens_a_minute: float = 0.0) -> None:
+    `ahead`: so many more, as a share of the lanes, are let in for a teacher that holds them back itself until it has room.
+    """
+
+    def __init__(
+        self, lanes: int, *, requests_a_minute: float = 0.0, tokens_a_minute: float = 0.0, ahead: float = 0.0
+    ) -> None:
         self.most = lanes
+        self._let_in = 1 + ahead
         self.lanes = float(lanes)  # open now; between two whole numbers the lower counts
         self._inside = 0
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -26,7 +32,7 @@ class Pace:
         self._next = self._next_by_tokens = self._wait_until = self._halved = 0.0
 
     async def __aenter__(self) -> Self:
-        while self._inside >= int(self.lanes):
+        while not self._room():
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
             try:
@@ -72,10 +78,13 @@ class Pace:
         self._inside -= 1
         self._call()
 
+    def _room(self) -> int:
+        return max(0, int(int(self.lanes) * self._let_in) - self._inside)
+
     def _call(self) -> None:
         """Those for whom there is room."""
-        room = int(self.lanes) - self._inside
-        while room > 0 and self._queue:
+        room = self._room()
+        while room and self._queue:
             turn = self._queue.popleft()
             if not turn.done():
                 turn.set_result(None)

@@ -41,20 +41,21 @@ async def serve() -> None:
         return
     gc.freeze()  # what is loaded by now is not looked through again and again
     with ledger:
-        recorder, under_way = Recorder(ledger), set[asyncio.Task[None]]()
+        recorder, under_way, lanes = Recorder(ledger), set[asyncio.Task[None]](), asyncio.Semaphore(runtime.concurrency)
         while (line := await asked.readline()).endswith(b"\n"):  # half a line: the run was killed while it wrote
             name, _, said = line.partition(b" ")
-            task = asyncio.create_task(_one(teacher, recorder, name, Request.model_validate_json(said)))
+            task = asyncio.create_task(_one(teacher, lanes, recorder, name, Request.model_validate_json(said)))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         await asyncio.gather(*under_way, return_exceptions=True)
         await teacher.aclose()
 
 
-async def _one(teacher: Teacher, recorder: Recorder, name: bytes, request: Request) -> None:
+async def _one(teacher: Teacher, lanes: asyncio.Semaphore, recorder: Recorder, name: bytes, request: Request) -> None:
     """`name` is what the run knows it by: the request's own until it is answered, then its key in the ledger."""
     try:
-        reply = await teacher.complete(request)
+        async with lanes:
+            reply = await teacher.complete(request)
         key = Ledger.key(teacher.model, request)
         _tell(name, b"reply", f"{key} {reply.model_dump_json()}")
         name = key.encode()

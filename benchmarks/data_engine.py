@@ -1,0 +1,85 @@
+"""What rounds, steering and a tuned prompt each gain on dev, at the same number of teacher calls and minutes of training.
+
+    python benchmarks/data_engine.py TASK [--calls 600] [--minutes 10] [--program FILE] [--set section.key=value ...]
+    HOME_ASSISTANT_DATA=../shared/data/home_assistant python benchmarks/data_engine.py benchmarks/home_assistant_task.py
+
+TASK is a name or a file. Run in a folder of its own: its ledger is shared by all, so that what one has asked the others find,
+and count as theirs. `--program` is what `workbench tune-teacher TASK` wrote; without one that row is left out. Each is walked
+to its export; test rows are not read. Paired: dev rows that it alone gets right, and the plain one alone (McNemar).
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from workbench import commands, registry
+from workbench.errors import WorkbenchError
+from workbench.plan import label
+from workbench.runs import Lock, list_runs, read_lock
+from workbench.scoring import mcnemar
+
+STEERING = ("sample.steer=8", "select.steer=4")
+ROUNDS = ("rounds.count=2",)
+
+
+class Outcome(NamedTuple):
+    """`exact` of the file that would ship and of the unquantized one on dev, in percent; `right`: which dev rows it gets."""
+
+    exact: float
+    unquantized: float
+    candidates: int
+    calls: int
+    right: dict[str, bool]
+
+
+def outcome(lock: Lock, dev: list[str]) -> Outcome:
+    made = json.loads((lock.artifacts["export"] / "export.json").read_text())
+    files = {item["name"]: item for item in made["files"]}
+    shipped, funnel = files[made["chosen"]], json.loads((lock.artifacts["sample"] / "funnel.json").read_text())
+    right = {row: row not in set(shipped["wrong"]) for row in dev}
+    return Outcome(shipped["dev_exact"], files["BF16"]["dev_exact"], funnel["candidates"], funnel["calls"], right)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("--calls", type=int, default=600)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--program", default="")
+    parser.add_argument("--set", action="append", default=[], dest="sets")
+    args = parser.parse_args()
+    tuned = (f"shots.program={args.program}", "shots.mode=program")
+    variants: dict[str, tuple[str, ...]] = {"plain": (), "steering": STEERING, "rounds": ROUNDS}
+    if args.program:
+        variants["tuned prompt"] = tuned
+    variants["steering, rounds"] = (*STEERING, *ROUNDS)
+    if args.program:
+        variants["all three"] = (*STEERING, *ROUNDS, *tuned)
+    same = (f"sample.max_calls={args.calls}", "sample.max_minutes=600", f"train.max_minutes={args.minutes}", *args.sets)
+    try:
+        task = registry.load(args.task)
+        dev = [example.id for example in task.examples("dev")]
+        found: dict[str, Outcome] = {}
+        for name, sets in variants.items():
+            print(f"--- {name}", flush=True)
+            commands.run(
+                task,
+                commands.settings(task, "full", [*same, *sets]),
+                until=label("export", 2 if "rounds.count=2" in sets else 1),
+            )
+            found[name] = outcome(read_lock(list(list_runs(Path.cwd()).values())[-1]), dev)
+    except WorkbenchError as error:
+        sys.exit(f"error: {error}\nnext:  {error.hint}")
+    print("\n| variant | exact on dev | unquantized | gain | alone right | plain alone | p | candidates | calls |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    plain = found["plain"]
+    for name, one in found.items():
+        paired = mcnemar([one.right[row] for row in dev], [plain.right[row] for row in dev])
+        print(f"| {name} | {one.exact:.1f} | {one.unquantized:.1f} | {one.exact - plain.exact:+.1f} | {paired.only_a} | "
+              f"{paired.only_b} | {paired.p:.2f} | {one.candidates:,} | {one.calls:,} |")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
