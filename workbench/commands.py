@@ -95,7 +95,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
         task, config, project / ".workbench", until=until, force=force, say=say, done=done, run=folder.path.name
     )
     if finished[-1].stage != plan.STAGES[-1]:
-        say(f"stopped after {finished[-1].stage.name}, as asked")
+        say(f"stopped after {finished[-1].stage.label}, as asked")
         return
     folder.close()
     made = build_report(task, config, folder.lock, folder.path)

@@ -55,13 +55,11 @@ def walk(
             found = Done(stage, key, None if dry and ran else artifact, ran, parts)
             finished[stage.label] = found
             if stage.name == "export" and stage.round > 1 and found.artifact is not None:
-                last = finished[label("export", kept)].artifact
-                assert last is not None, "it came before"
-                was, now = _dev_exact(last), _dev_exact(found.artifact)
-                kept, ended = (stage.round, False) if now > was else (kept, True)
-                say(
-                    f"round {stage.round}: dev exact {was:.1f} -> {now:.1f}{'' if now > was else ', no gain: the rounds end'}"
-                )
+                was, now = _dev_exact(finished[label("export", kept)]), _dev_exact(found)
+                ended = now <= was
+                kept = kept if ended else stage.round
+                if not dry:
+                    say(f"round {stage.round}: dev exact {was:.1f} -> {now:.1f}{', no gain: the rounds end' * ended}")
             found.kept = kept
             done(found)
             if stage.label == until:
@@ -69,9 +67,10 @@ def walk(
     return list(finished.values())
 
 
-def _dev_exact(export: Artifact) -> float:
+def _dev_exact(export: Done) -> float:
     """Of the file that ships."""
-    made = read_json(export.path / "export.json")
+    assert export.artifact is not None, "it ran"
+    made = read_json(export.artifact.path / "export.json")
     return next(float(item["dev_exact"]) for item in made["files"] if item["name"] == made["chosen"])
 
 
