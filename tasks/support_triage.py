@@ -131,7 +131,6 @@ def support_triage() -> Task:
             equivalent(),
         ],
         sources=("seed", "recombine", "corpus"),
-        profiles={"full": {"sample": {"max_minutes": 17.0}}},  # its teacher reads most of a block anew for each message
         styles=("angry", "polite, long", "short, fragments", "chatty, with a story before the matter",
                 "not a native speaker", "lower case, typing errors", "matter of fact"),
         probes=[

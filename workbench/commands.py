@@ -86,7 +86,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
         say(f"student {config.student.model}: tried")
         try_student(config.student.model, models.cache_dir(), ships="export" in to_run)
 
-    def done(item: pipeline.Done) -> None:
+    def done(item: plan.Done) -> None:
         folder.done(item)
         if not item.ran:
             say(f"{item.stage.label}: skipped, nothing changed ({item.key[:8]})")
@@ -134,7 +134,7 @@ def _command() -> str:
     return shlex.join([*(["python", sys.argv[0]] if script else ["workbench"]), *sys.argv[1:]])
 
 
-def _nothing(done: pipeline.Done) -> None:
+def _nothing(done: plan.Done) -> None:
     """A dry run writes nothing down."""
 
 

@@ -205,6 +205,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "evaluate": {"rows": 30, "base_rows": 10, "timed": 3},
     },
     "full": {
+        "shots": {"rows": 30},
         "sample": {"inverse": 1000, "values_per_slot": 20, "candidates": 1, "max_minutes": 15.0},
         "select": {"recombine": 2000},
         "train": {"max_minutes": 14.5, "epochs": 6.0},

@@ -1,7 +1,6 @@
 """The walk: for each stage its key, then run it or skip it. Has never heard of torch. What a key is made of: plan.py."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,9 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.ledger import Ledger
 from workbench.models import cache_dir
-from workbench.plan import Stage, code_digest, inputs_of, key_of, label, made_of, stages
-from workbench.stages.context import Context, read_json
+from workbench.plan import Done, Stage, code_digest, inputs_of, key_of, label, made_of, stages
+from workbench.stages.context import Context
 from workbench.store import Artifact, Store, empty
-
-
-@dataclass
-class Done:
-    """What became of a stage. `kept`: the round that ships, as things stand after it."""
-
-    stage: Stage
-    key: str
-    artifact: Artifact | None  # None in a dry run, where the stage would run
-    ran: bool
-    made_of: dict[str, Any]
-    kept: int = 1
 
 
 def walk(
@@ -55,7 +42,7 @@ def walk(
             found = Done(stage, key, None if dry and ran else artifact, ran, parts)
             finished[stage.label] = found
             if stage.name == "export" and stage.round > 1 and found.artifact is not None:
-                was, now = _dev_exact(finished[label("export", kept)]), _dev_exact(found)
+                was, now = finished[label("export", kept)].dev_exact, found.dev_exact
                 ended = now <= was
                 kept = kept if ended else stage.round
                 if not dry:
@@ -65,13 +52,6 @@ def walk(
             if stage.label == until:
                 break
     return list(finished.values())
-
-
-def _dev_exact(export: Done) -> float:
-    """Of the file that ships."""
-    assert export.artifact is not None, "it ran"
-    made = read_json(export.artifact.path / "export.json")
-    return next(float(item["dev_exact"]) for item in made["files"] if item["name"] == made["chosen"])
 
 
 def _run(stage: Stage, key: str, parts: dict[str, Any], store: Store, context: Context) -> Artifact:

@@ -6,6 +6,7 @@ Raise a stage's version when its own code comes to do something else.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.digest import tree_digest
 from workbench.edge.native import runtime_version
+from workbench.stages.context import read_json
 from workbench.store import Artifact, stage_key
 
 
@@ -41,6 +43,25 @@ class Stage(NamedTuple):
 def label(name: str, round_: int) -> str:
     """What a stage is called among those of all rounds."""
     return name if round_ == 1 else f"{name}.{round_}"
+
+
+@dataclass
+class Done:
+    """What became of a stage. `kept`: the round that ships, as things stand after it."""
+
+    stage: Stage
+    key: str
+    artifact: Artifact | None  # None in a dry run, where the stage would run
+    ran: bool
+    made_of: dict[str, Any]
+    kept: int = 1
+
+    @property
+    def dev_exact(self) -> float:
+        """Of the file that ships, where it is an export that is there."""
+        assert self.artifact is not None, "it is there"
+        made = read_json(self.artifact.path / "export.json")
+        return next(float(item["dev_exact"]) for item in made["files"] if item["name"] == made["chosen"])
 
 
 TRAINING = ("torch", "transformers", "peft", "bitsandbytes")

@@ -19,8 +19,7 @@ from workbench.config import Config
 from workbench.digest import digest
 from workbench.errors import StoreError
 from workbench.licences import Policy
-from workbench.pipeline import Done
-from workbench.plan import STAGES, label
+from workbench.plan import STAGES, Done, label
 
 ENDLESS = "~"  # after every time
 
