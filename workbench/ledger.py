@@ -177,7 +177,7 @@ class Ledger:
             "teacher": call.teacher or call.model,
             "model": call.model,
             "purpose": call.request.purpose,
-            "request": writable(json.dumps(call.request.model_dump(), ensure_ascii=False)),
+            "request": _as_json(call.request),
             "text": writable(call.reply.text),
             "finish": call.reply.finish,
             **call.reply.usage.model_dump(),
@@ -196,7 +196,7 @@ class Ledger:
             "teacher": teacher or model,
             "model": model,
             "purpose": request.purpose,
-            "request": writable(json.dumps(request.model_dump(), ensure_ascii=False)),
+            "request": _as_json(request),
             "kind": kind,
             "message": redact(writable(message)),
             "created": _now(),
@@ -286,6 +286,13 @@ class Ledger:
 def _reply(row: Mapping[str, Any] | sqlite3.Row) -> Reply:
     usage = Usage(**{name: row[name] for name in Usage.model_fields})
     return Reply(text=row["text"], finish=row["finish"], usage=usage, seconds=row["seconds"], logprob=row["logprob"])
+
+
+def _as_json(request: Request) -> str:
+    try:
+        return request.model_dump_json()
+    except ValueError:  # half a surrogate pair
+        return writable(json.dumps(request.model_dump(), ensure_ascii=False))
 
 
 def writable(text: str) -> str:

@@ -32,7 +32,9 @@ class OpenAITeacher:
         identity: str = "",
         logprobs: bool = False,
     ) -> None:
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+        from openai import AsyncOpenAI
+
+        from workbench.teachers.wire import Wire
 
         self.model = identity or model
         self.licence = licence
@@ -43,9 +45,8 @@ class OpenAITeacher:
         self._timeout_s = timeout_s
         self._key = key
         self._options: Any = {"max_retries": 0, "timeout": timeout_s, "headers": {}, "params": {}}
-        # aiohttp's transport: httpx's own takes ten times the CPU a request where many are under way
         self.client = AsyncOpenAI(
-            base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0, http_client=DefaultAioHttpClient()
+            base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0, http_client=Wire()
         )
 
     async def prepare(self) -> None:

@@ -6,7 +6,7 @@ import time
 from workbench.ledger import Ledger, Paid
 from workbench.types import Reply
 
-BETWEEN_S = 0.025  # two commits: the disk, and the processor's way to it, are shared by what comes meanwhile
+BETWEEN_S = 0.05  # two commits: the disk, and the processor's way to it, are shared by what comes meanwhile
 
 
 class Recorder:
