@@ -5,6 +5,9 @@
 A server of its own process answers every chat after the latency (`quick_server.py`); the workbench samples a corpus of inputs
 that no two are alike, four validators a candidate, everything into a ledger on the disk, as in any run. The ideal is
 in-flight / latency. What is timed is from the first request that the server received to its last answer.
+
+Beside it stands `openai`'s async client alone, which sends the same chats and does nothing else. Marginal CPU is that of one
+more request: start-up, measured by a run of few, is left out. Our own is what the workbench takes beyond the client.
 """
 
 import argparse
@@ -48,6 +51,33 @@ def timers() -> Task:
         sources=("seed", "corpus"),
     )
 '''
+CLIENT = """\
+import asyncio, json, sys
+import httpx
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+url, in_flight, count, block = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
+lanes = asyncio.Semaphore(in_flight)
+options = {"max_retries": 0, "timeout": 60, "headers": {}, "params": {}}
+
+
+async def one(client, number):
+    async with lanes:
+        last = {"role": "user", "content": f"please put a timer {100 + number} minutes for tea"}
+        body = {"model": "quick", "messages": [*block, last], "temperature": 0.0, "top_p": 1.0, "max_tokens": 256}
+        content = json.dumps(body).encode()
+        answer = await client.post("/chat/completions", cast_to=httpx.Response, content=content, options=options)
+        json.loads(answer.content)["choices"][0]["message"]["content"]
+
+
+async def main():
+    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=DefaultAioHttpClient()) as client:
+        await asyncio.gather(*(one(client, number) for number in range(count)))
+
+
+asyncio.run(main())
+"""
+FEW = 64  # requests, to know what start-up takes
 FIRST = "amber birch cobalt dune ember falcon granite harbour island jungle kettle lantern meadow needle oasis pepper"
 SECOND = "bread soup tea pasta rice stew cake curry broth beans roast sauce pudding pizza porridge dumplings"
 
@@ -60,6 +90,10 @@ class Measured(NamedTuple):
     share: float
     cpu_ms: float
     peak_mb: float
+
+    def marginal(self, few: "Measured") -> float:
+        """The milliseconds of one more request, by what `few` took."""
+        return (self.cpu_ms * self.requests - few.cpu_ms * few.requests) / (self.requests - few.requests)
 
 
 def write_project(folder: Path, candidates: int) -> None:
@@ -133,6 +167,17 @@ def workbench(candidates: int, in_flight: int, latency_s: float) -> Measured:
         return found
 
 
+def client(candidates: int, in_flight: int, latency_s: float) -> Measured:
+    """`openai`'s client alone, with as long a few-shot block as the workbench sends: eight seeds and the instructions."""
+    answer = '[{"name":"set_timer","arguments":{"minutes":5,"label":"amber bread"}}]'
+    asked = "please put a timer 5 minutes for amber bread"
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    block = json.dumps([{"role": "system", "content": "Turn what is said into calls. " * 20}, *turns * 8])
+    with tempfile.TemporaryDirectory() as temporary, served(latency_s) as url:
+        arguments = [sys.executable, "-c", CLIENT, url, str(in_flight), str(candidates), block]
+        return measured(arguments, Path(temporary), url, in_flight / latency_s)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=10_000)
@@ -140,13 +185,24 @@ def main() -> None:
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--repeat", type=int, default=5)
     args = parser.parse_args()
-    workbench(64, args.in_flight, args.latency)  # bytecode is written, once
-    runs = [workbench(args.candidates, args.in_flight, args.latency) for _ in range(args.repeat)]
-    for run in runs:
-        print(f"{run.requests} requests, {run.a_second:.0f} a second, {100 * run.share:.1f} % of the ideal, "
-              f"{run.cpu_ms:.2f} ms of CPU each, {run.peak_mb:.0f} MB at the peak", flush=True)  # fmt: skip
-    print(f"median: {median(run.a_second for run in runs):.0f} a second, {100 * median(run.share for run in runs):.1f} %, "
-          f"{median(run.cpu_ms for run in runs):.2f} ms, {median(run.peak_mb for run in runs):.0f} MB")  # fmt: skip
+    shape = (args.in_flight, args.latency)
+    workbench(FEW, *shape)  # bytecode is written, once
+    few, few_client = workbench(FEW, *shape), client(FEW, *shape)
+    runs, alone = list[Measured](), list[Measured]()
+    for _ in range(args.repeat):  # in turn: an hour's slowness is both's
+        runs.append(workbench(args.candidates, *shape))
+        alone.append(client(args.candidates, *shape))
+        print(
+            f"{runs[-1].requests} requests, {runs[-1].a_second:.0f} a second; the client alone {alone[-1].a_second:.0f}",
+            flush=True,
+        )
+    own, theirs = (median(run.marginal(start) for run in all_) for all_, start in ((runs, few), (alone, few_client)))
+    for name, all_, marginal in (("workbench", runs, own), ("openai's client alone", alone, theirs)):
+        rate, share = median(run.a_second for run in all_), 100 * median(run.share for run in all_)
+        cpu, peak = median(run.cpu_ms for run in all_), median(run.peak_mb for run in all_)
+        print(f"{name}: {rate:.0f} a second, {share:.1f} % of the ideal, {cpu:.2f} ms of CPU each, {marginal:.2f} ms marginal, "
+              f"{peak:.0f} MB at the peak")  # fmt: skip
+    print(f"our own: {own - theirs:.2f} ms a candidate, and {few.cpu_ms * few.requests / 1000:.1f} s to start")
 
 
 if __name__ == "__main__":
