@@ -37,7 +37,7 @@ class Utterance(BaseModel):
 class SetTimer(BaseModel):
     """Count down."""
 
-    minutes: int = Field(ge=1, le=100000)
+    minutes: int = Field(ge=1, le=1000000)
     label: str | None = None
 
 

@@ -102,6 +102,17 @@ def test_a_worker_killed_in_the_middle_changes_nothing(cluster: str, tmp_path: P
     assert shard(ray) == shard(local)
 
 
+def test_a_cluster_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    with TeacherServer(tmp_path / "log") as server:
+        began = time.monotonic()
+        done = here(tmp_path, *sampling(server.base_url), *on_ray("127.0.0.1:9"))
+        assert server.count == 0
+    assert done.returncode == 1
+    assert "the Ray cluster 127.0.0.1:9 cannot be reached" in done.stderr
+    assert time.monotonic() - began < 30
+
+
 def test_the_parts_of_all_workers_keep_the_caps() -> None:
     spent = Spent(calls=10, tokens=1000, money=0.5)
     limits = Limits(calls=100, tokens=10_000, money=2.0, minutes=5)

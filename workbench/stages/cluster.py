@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import shutil
+import socket
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -40,6 +41,7 @@ from workbench.types import Example, Reply, Request
 
 LEDGER = "ledger.sqlite"  # of a worker, in a folder of its own
 STORE_BYTES = 2**28  # of our own cluster's memory for what is handed over: wishes, and what came of them
+CONNECT_S = 5.0
 ROWS = 500  # of a ledger, brought home at a time
 Bringer = Callable[[str, int], Awaitable[list[dict[str, Any]]]]
 
@@ -276,6 +278,19 @@ def added(spent: Spent, part: Limits) -> Limits:
     )
 
 
+def _reachable(address: str) -> None:
+    """Ray itself tries for minutes. Raises ConfigError where nobody listens at HOST:PORT."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except OSError as error:
+        raise ConfigError(
+            f"the Ray cluster {address} cannot be reached: {error}", "is it up? `ray status` tells"
+        ) from None
+
+
 def _joined(address: str) -> tuple[Any, bool]:
     """The module `ray`, connected, and whether the cluster is our own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -286,6 +301,7 @@ def _joined(address: str) -> tuple[Any, bool]:
         raise ConfigError("--engine ray wants Ray", "pip install 'distillation-workbench[ray]'") from None
     if ray.is_initialized():
         return ray, False
+    _reachable(address)
     own: dict[str, Any] = {} if address else {"include_dashboard": False, "object_store_memory": STORE_BYTES}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
