@@ -40,6 +40,27 @@ def smollm2_hf(smollm2: Path) -> Path:
     return prepare_base(smollm2, models.cache_dir() / "students")
 
 
+@pytest.fixture(scope="session")
+def tiny(smollm2_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of random weights under SmolLM2's tokenizer: its logits are as good as any to compare."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from workbench.students.load import load_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    tokenizer = load_tokenizer(smollm2_hf)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
+        initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(shape).bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[TeacherServer]:
     """A teacher that says `[]` to everything."""

@@ -19,6 +19,7 @@ from workbench import ledger_views
 from workbench.errors import TeacherError
 from workbench.ledger import Ledger, Paid
 from workbench.teachers.asker import DEAD_AFTER, Asker, Limits
+from workbench.teachers.pace import Pace
 from workbench.teachers.scripted import Scripted
 from workbench.types import Reply, Request, Usage
 
@@ -230,8 +231,13 @@ class Random(Scripted):
         self.sizes, self.price, self.rng = sizes, price, rng
         self.paid: list[tuple[float, int]] = []
         self.busiest = self.busy = 0
+        self.lanes = asyncio.Semaphore(10**6)
 
     async def complete(self, request: Request) -> Reply:
+        async with self.lanes:
+            return await self.answer(request)
+
+    async def answer(self, request: Request) -> Reply:
         self.busy += 1
         self.busiest = max(self.busiest, self.busy)
         for _ in range(self.rng.randrange(4)):
@@ -242,18 +248,30 @@ class Random(Scripted):
         return Reply(text="[]", usage=Usage(prompt_tokens=read, completion_tokens=written))
 
 
+def chat(number: int, read: int, written: int) -> Request:
+    """A request that no reader finds longer, and that may be answered at such length."""
+    return question(f"{number:<{read}}", max_tokens=max(1, written))
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 2000)), min_size=1, max_size=8),
     price=st.tuples(st.floats(0.01, 50), st.floats(0.01, 200)),
     concurrency=st.integers(1, 12),
+    ahead=st.sampled_from([0.0, 0.5]),
     share=st.floats(0.05, 1.2),
     seed=st.integers(0, 10**6),
 )
 def test_no_cap_is_passed_by_more_than_what_is_under_way(
-    tmp_path: Path, sizes: list[tuple[int, int]], price: tuple[float, float], concurrency: int, share: float, seed: int
+    tmp_path: Path,
+    sizes: list[tuple[int, int]],
+    price: tuple[float, float],
+    concurrency: int,
+    ahead: float,
+    share: float,
+    seed: int,
 ) -> None:
-    """Over random prices, lengths, orders and caps of money, tokens and calls."""
+    """Over random prices, lengths, orders and caps of money, tokens and calls, and for a teacher that is given some ahead."""
     asked, rng = 30, random.Random(seed)
     whole = [sizes[n % len(sizes)] for n in range(asked)]
     money = share * sum(read * price[0] + written * price[1] for read, written in whole) / 1e6
@@ -261,8 +279,11 @@ def test_no_cap_is_passed_by_more_than_what_is_under_way(
 
     async def run(limits: Limits, ledger: Ledger) -> tuple[Random, Asker]:
         teacher = Random(sizes, price, rng)
-        asker = Asker(teacher, ledger, limits=limits, concurrency=concurrency, price=price)
-        requests = (asker.ask(question(str(n))) for n in range(asked))
+        teacher.lanes = asyncio.Semaphore(concurrency)
+        pace = Pace(concurrency, ahead=ahead)
+        asker = Asker(teacher, ledger, limits=limits, concurrency=concurrency, price=price, pace=pace)
+        longest = [max(size[place] for size in sizes) for place in (0, 1)]
+        requests = (asker.ask(chat(n, *longest)) for n in range(asked))
         for error in await asyncio.gather(*requests, return_exceptions=True):
             assert not isinstance(error, BaseException) or getattr(error, "kind", "") == "budget", error
         assert teacher.busiest <= concurrency

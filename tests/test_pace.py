@@ -41,6 +41,9 @@ def test_no_more_than_its_lanes_are_inside() -> None:
 def test_a_teacher_that_holds_back_is_given_some_ahead() -> None:
     assert busiest(Pace(16, ahead=0.125), 80, short) == 18
     assert busiest(Pace(6, ahead=0.125), 40, short) == 6, "of few lanes none"
+    pace = Pace(16, ahead=0.125)
+    pace.strict = True
+    assert busiest(pace, 80, short) == 16
 
 
 def test_a_429_halves_the_lanes_once_and_good_replies_open_them_again(monkeypatch: pytest.MonkeyPatch) -> None:

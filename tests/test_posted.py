@@ -19,12 +19,13 @@ from workbench.errors import StoreError, TeacherError
 from workbench.ledger import Ledger, Paid
 from workbench.teachers import posted
 from workbench.teachers.build import build_teacher
-from workbench.teachers.posted import PostedTeacher, lock_file, wait_for_earlier
+from workbench.teachers.posted import PostedTeacher, lock_file, wait_for_earlier, wait_for_posts
 from workbench.types import Reply, Request, Usage
 
 
-def made(url: str, ledger: Ledger, timeout_s: float = 10.0) -> PostedTeacher:
-    teacher = build_teacher(TeacherConfig(model="fake", base_url=url), Runtime(timeout_s=timeout_s), ledger)
+def made(url: str, ledger: Ledger, timeout_s: float = 10.0, concurrency: int = 16) -> PostedTeacher:
+    runtime = Runtime(timeout_s=timeout_s, concurrency=concurrency)
+    teacher = build_teacher(TeacherConfig(model="fake", base_url=url), runtime, ledger)
     assert isinstance(teacher, PostedTeacher)
     return teacher
 
@@ -234,3 +235,34 @@ def test_a_key_that_cannot_be_one_is_refused_before_it_is_sent(
     with pytest.raises(TeacherError, match="holds a character that no key has") as caught:
         build_teacher(config, Runtime(), ledger)
     assert "quoted" not in str(caught.value) + caught.value.hint
+
+
+def test_what_waits_in_the_post_is_not_sent_when_the_run_is_gone(server: TeacherServer, ledger: Ledger) -> None:
+    """Three are handed over, one at a time is sent; the first is brought home."""
+    server.latency_s = 0.5
+    teacher = made(server.base_url, ledger, concurrency=1)
+    asked: list[asyncio.Task[Reply]] = []
+
+    async def use() -> None:
+        asked.extend(asyncio.create_task(teacher.complete(question(str(n)))) for n in range(3))
+        while not server.count:
+            await asyncio.sleep(0.01)
+
+    using(teacher, use)
+    asyncio.run(wait_for_posts(ledger.path))
+    assert server.count == ledger.count() == 1
+
+
+def test_what_waits_in_the_post_leaves_a_server_alone_that_asks_for_it(server: TeacherServer, ledger: Ledger) -> None:
+    server.script[:] = ["429"]  # asks to wait for a second
+    teacher = made(server.base_url, ledger, concurrency=1)
+
+    async def use() -> None:
+        began = time.monotonic()
+        first, second = await asyncio.gather(*(kept(teacher, question(text)) for text in "ab"), return_exceptions=True)
+        assert isinstance(first, TeacherError) and first.kind == "rate"
+        assert isinstance(second, Reply)
+        assert time.monotonic() - began >= 1
+
+    using(teacher, use)
+    assert server.count == 2

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from servers import TeacherServer
 from small import calling, here, opening, timer, write_task
 
@@ -76,25 +75,6 @@ def test_failures_say_where_to_look(tmp_path: Path) -> None:
     assert failures.weight([timer(8, "hard eggs")]) > failures.weight([timer(30)]) > failures.weight([opening("maps")])
     near, far = (task.example({"text": text}, split="new") for text in ("9 minutes for soft eggs", "call Zoe"))
     assert failures.likeness(near) > failures.likeness(far)
-
-
-@pytest.fixture(scope="module")
-def tiny(smollm2_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers of random weights under SmolLM2's tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from workbench.students.load import load_tokenizer
-
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = load_tokenizer(smollm2_hf)
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(shape).bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.errors import StudentError
 from workbench.students import qlora
@@ -34,22 +33,6 @@ ROWS = [
 QUICK = TrainConfig(
     r=8, lr=1e-2, epochs=4, tokens_per_step=120, evals=2, quantize_base="nf4", dropout=0.1, checkpoint_seconds=0
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(smollm2_hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers of random weights under SmolLM2's tokenizer: its logits are as good as any to compare."""
-    folder = tmp_path_factory.mktemp("tiny")
-    tokenizer = load_tokenizer(smollm2_hf)
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
-        initializer_range=0.2,
-    )  # fmt: skip
-    LlamaForCausalLM(shape).bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

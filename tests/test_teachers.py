@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -324,3 +326,33 @@ def test_the_engine_of_a_gguf(
     assert type(teacher).__name__ == wanted
     assert teacher.licence == "Apache-2.0"
     assert ("in torch" in teacher.model) == (wanted == "TransformersTeacher"), "answers of one are not the other's"
+
+
+def test_a_redirect_is_followed(server: TeacherServer) -> None:
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(307)
+            self.send_header("Location", f"{server.base_url}/chat/completions")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nowhere."""
+
+    moved = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=moved.serve_forever, args=(0.05,), daemon=True).start()
+
+    async def ask() -> Reply:
+        teacher = teacher_at(f"http://127.0.0.1:{moved.server_address[1]}/v1")
+        try:
+            return await teacher.complete(question())
+        finally:
+            await teacher.aclose()
+
+    try:
+        assert asyncio.run(ask()).text == "[]"
+    finally:
+        moved.shutdown()
+        moved.server_close()
+    assert server.count == 1

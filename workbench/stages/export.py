@@ -15,8 +15,8 @@ from workbench.errors import EdgeError
 from workbench.scoring import shuffled
 from workbench.stages.context import Context, read_jsonl, write_json
 from workbench.stages.exam import ask_all, user
-from workbench.stages.shots import parsed, score_replies
-from workbench.types import Row
+from workbench.stages.shots import right, score_replies
+from workbench.types import Reply, Row
 
 UNQUANTIZED = "BF16"
 IMPORTANCE_ROWS = 300  # about 20,000 tokens of the shard
@@ -121,7 +121,8 @@ def _scored(context: Context, name: str, path: Path) -> Made:
     )
     output = context.task.output
     exact = score_replies(output, dev, [answer.text for answer in answers])["exact"].value
-    values = [(row, parsed(output, answer.text)) for row, answer in zip(dev, answers, strict=True)]
-    wrong = tuple(row.id for row, value in values if value is None or not output.same(value, row.target))
+    wrong = tuple(
+        row.id for row, answer in zip(dev, answers, strict=True) if not right(output, row, Reply(text=answer.text))
+    )
     context.say(f"export: {name}, {path.stat().st_size / 1e6:.0f} MB, dev exact {exact:.1f}")
     return Made(name=name, size_bytes=path.stat().st_size, dev_exact=exact, wrong=wrong)

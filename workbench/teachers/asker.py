@@ -17,14 +17,14 @@ from functools import partial
 from workbench.errors import TeacherError
 from workbench.ledger import Found, Ledger, Paid
 from workbench.teachers.base import Teacher
-from workbench.teachers.pace import Pace
+from workbench.teachers.pace import WAIT_AT_MOST_S, Pace
 from workbench.teachers.recorder import Recorder
 from workbench.types import Reply, Request
 
 RETRIED = ("rate", "timeout", "server", "network", "bad_reply")
 DEAD_AFTER = 8  # failures in a row, retries included, after which a teacher is taken for dead; and three a place, for
 # a hiccup of the server fails all that is under way at once
-WAIT_AT_MOST_S = 60.0  # however long a server asks to wait
+TURN_TOKENS = 16  # that a chat template writes around a message, at most
 
 
 @dataclass
@@ -103,6 +103,7 @@ class Asker:
         self._late: set[str] = set()
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failures_in_a_row = 0
+        self._dearest = (0, 0.0)  # tokens and money of one request, at most
         self._broken: TeacherError | None = None
         self._keeper = teacher.keeper or Recorder(ledger)
 
@@ -181,7 +182,22 @@ class Asker:
             return None
         return max(0.0, 60 * (self.limits.minutes - self.spent.minutes))
 
+    def _mind_the_caps(self, request: Request | None = None) -> None:
+        """More than its lanes' worth is handed to a teacher only while all of it together cannot reach a cap: none is passed by
+        more than what is under way. A token is a byte at least."""
+        if request is not None:
+            read = sum(len(message.content.encode(errors="replace")) + TURN_TOKENS for message in request.messages)
+            money = (read * self.price[0] + request.max_tokens * self.price[1]) / 1e6
+            tokens, most = self._dearest
+            self._dearest = (max(tokens, read + request.max_tokens), max(most, money))
+        tokens, money = self._dearest
+        self.pace.strict = (
+            self.spent.tokens + self.pace.most_inside * tokens >= self.limits.tokens
+            or self.spent.money + self.pace.most_inside * money >= self.limits.money
+        )
+
     async def _send(self, key: str, request: Request) -> Reply:
+        self._mind_the_caps(request)
         async with self.pace:
             self.check_budget(key)
             try:
@@ -194,6 +210,7 @@ class Asker:
                 raise
             self.spent.sent += 1
             self._count(reply)  # before the next one may be sent: no cap is passed by more than what is under way
+            self._mind_the_caps()
         # the next one need not wait for the disk
         return await self._keeper.put(Paid(key, self.teacher.model, request, reply))
 

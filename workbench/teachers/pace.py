@@ -10,20 +10,24 @@ from collections import deque
 from types import TracebackType
 from typing import Self
 
+WAIT_AT_MOST_S = 60.0  # however long a server asks to wait
 HALVED_ONCE_S = 1.0  # all that were under way at once are told to slow down at once
 
 
 class Pace:
     """A context manager around each request; at most `lanes` are inside at once. 0 requests or tokens a minute: any number.
 
-    `ahead`: so many more, as a share of the lanes, are let in for a teacher that holds them back itself until it has room.
+    `ahead`: so many more, as a share of the lanes, are let in for a teacher that holds them back itself until it has room;
+    none while it is `strict`.
     """
 
     def __init__(
         self, lanes: int, *, requests_a_minute: float = 0.0, tokens_a_minute: float = 0.0, ahead: float = 0.0
     ) -> None:
         self.most = lanes
-        self._let_in = 1 + ahead
+        self.most_inside = int(lanes * (1 + ahead))
+        self.strict = False
+        self._ahead = ahead
         self.lanes = float(lanes)  # open now; between two whole numbers the lower counts
         self._inside = 0
         self._queue: deque[asyncio.Future[None]] = deque()
@@ -79,7 +83,8 @@ class Pace:
         self._call()
 
     def _room(self) -> int:
-        return max(0, int(int(self.lanes) * self._let_in) - self._inside)
+        ahead = 0.0 if self.strict else self._ahead
+        return max(0, int(int(self.lanes) * (1 + ahead)) - self._inside)
 
     def _call(self) -> None:
         """Those for whom there is room."""

@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from workbench.config import Runtime, TeacherConfig
@@ -22,6 +23,7 @@ from workbench.errors import StoreError, TeacherError, WorkbenchError
 from workbench.ledger import Ledger, Paid, redact
 from workbench.teachers.base import Teacher
 from workbench.teachers.build import build_teacher
+from workbench.teachers.pace import WAIT_AT_MOST_S
 from workbench.teachers.posted import LINE_BYTES
 from workbench.teachers.recorder import Recorder
 from workbench.types import Request
@@ -41,30 +43,47 @@ async def serve() -> None:
         return
     gc.freeze()  # what is loaded by now is not looked through again and again
     with ledger:
-        recorder, under_way, lanes = Recorder(ledger), set[asyncio.Task[None]](), asyncio.Semaphore(runtime.concurrency)
+        desk, under_way = Desk(teacher, Recorder(ledger), runtime.concurrency), set[asyncio.Task[None]]()
         while (line := await asked.readline()).endswith(b"\n"):  # half a line: the run was killed while it wrote
             name, _, said = line.partition(b" ")
-            task = asyncio.create_task(_one(teacher, lanes, recorder, name, Request.model_validate_json(said)))
+            task = asyncio.create_task(desk.one(name, Request.model_validate_json(said)))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
+        desk.closed = True
         await asyncio.gather(*under_way, return_exceptions=True)
         await teacher.aclose()
 
 
-async def _one(teacher: Teacher, lanes: asyncio.Semaphore, recorder: Recorder, name: bytes, request: Request) -> None:
-    """`name` is what the run knows it by: the request's own until it is answered, then its key in the ledger."""
-    try:
-        async with lanes:
-            reply = await teacher.complete(request)
-        key = Ledger.key(teacher.model, request)
-        _tell(name, b"reply", f"{key} {reply.model_dump_json()}")
-        name = key.encode()
-        stands = await recorder.put(Paid(key, teacher.model, request, reply))
-        _tell(name, b"kept", "" if stands == reply else stands.model_dump_json())
-    except WorkbenchError as error:
-        _tell_error(name, error)
-    except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
-        _tell_error(name, TeacherError(f"{teacher.model}: {redact(repr(error))}", kind="server", fatal=True))
+class Desk:
+    """Sends so many at a time; what the run hands over beyond that waits here. `closed`: the run is gone, and what still waits
+    is not sent any more."""
+
+    def __init__(self, teacher: Teacher, recorder: Recorder, lanes: int) -> None:
+        self.teacher, self.recorder, self.lanes = teacher, recorder, asyncio.Semaphore(lanes)
+        self.closed = False
+        self.wait_until = 0.0  # the server asks to be left alone
+
+    async def one(self, name: bytes, request: Request) -> None:
+        """`name` is what the run knows it by: the request's own until it is answered, then its key in the ledger."""
+        try:
+            async with self.lanes:
+                while (wait := self.wait_until - time.monotonic()) > 0 and not self.closed:
+                    await asyncio.sleep(min(wait, 1.0))
+                if self.closed:
+                    return
+                reply = await self.teacher.complete(request)
+            key = Ledger.key(self.teacher.model, request)
+            _tell(name, b"reply", f"{key} {reply.model_dump_json()}")
+            name = key.encode()
+            stands = await self.recorder.put(Paid(key, self.teacher.model, request, reply))
+            _tell(name, b"kept", "" if stands == reply else stands.model_dump_json())
+        except WorkbenchError as error:
+            if isinstance(error, TeacherError):
+                self.wait_until = max(self.wait_until, time.monotonic() + min(error.wait_s, WAIT_AT_MOST_S))
+            _tell_error(name, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
+            told = f"{self.teacher.model}: {redact(repr(error))}"
+            _tell_error(name, TeacherError(told, kind="server", fatal=True))
 
 
 def _tell_error(name: bytes, error: WorkbenchError) -> None:
