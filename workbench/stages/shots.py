@@ -98,10 +98,7 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
             answered = answers(dev, replies)
             rows, texts = zip(*answered, strict=True)
             tables[mode] = score_replies(context.task.output, rows, texts)
-            rights[mode] = [
-                right(context.task.output, row, reply.text if reply else None)
-                for row, reply in zip(dev, replies, strict=True)
-            ]
+            rights[mode] = [right(context.task.output, row, reply) for row, reply in zip(dev, replies, strict=True)]
             context.say(f"shots: {mode}: {tables[mode]['exact'].value:.1f} exact on {len(dev)} dev rows")
         return tables, rights
     finally:
