@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 from servers import TeacherServer
 from small import command, environment, here, sampling, workbench, write_task
 from test_kill import shard
@@ -60,6 +61,23 @@ def test_the_shard_is_that_of_the_local_engine(cluster: str, tmp_path: Path) -> 
         assert again.returncode == 0, again.stdout + again.stderr
         assert server.count - since == len(asked), "and is found there by the workers"
         assert "select: skipped, nothing changed" in again.stdout
+
+
+def test_a_pool_of_teachers_is_the_same_pool_there(cluster: str, tmp_path: Path) -> None:
+    shards, counts = [], []
+    with TeacherServer(tmp_path / "log") as server, TeacherServer(tmp_path / "other") as other:
+        pool = [{"model": "other", "base_url": other.base_url, "groups": ["call_contact"], "votes": True}]
+        for name, more in (("local", []), ("ray", on_ray(cluster))):
+            folder = tmp_path / name
+            write_task(folder)
+            (folder / "pool.toml").write_text(tomli_w.dumps({"pool": {"teachers": pool}}))
+            before = server.count, other.count
+            done = workbench(folder, *sampling(server.base_url, "sample.inverse=30"), "--config", "pool.toml", *more)
+            assert done.returncode == 0, done.stdout + done.stderr
+            shards.append(shard(folder))
+            counts.append((server.count - before[0], other.count - before[1]))
+    assert shards[0] == shards[1]
+    assert counts[0] == counts[1] and min(counts[0]) > 0
 
 
 def workers() -> dict[int, str]:

@@ -157,7 +157,7 @@ def test_a_halted_run_returns_and_lines_are_refilled(
     model: LlamaForCausalLM, prompts: tuple[int, list[tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = Generator(model, STOP)
-    monkeypatch.setattr(generate, "LINES", 2)
+    generator.lines = 2
     monkeypatch.setattr(generate, "ADMIT", 1)
     shared, ids = prompts
     left = [Job(ids[turn % 4], 2 + turn % 3, name=turn, shared=shared) for turn in range(7)]

@@ -202,8 +202,7 @@ def test_what_was_accepted_is_recorded_and_remembered(project: Path) -> None:
         told = "terms: fake-terms, training forbidden: No training. (https://example.org/terms, as of 2026-01-02)"
         assert f"{told}; accepted by {record['who']} at {record['at']}" in again.stdout
     assert file.read_text() == f"{line}\n"
-    written = read_lock(max(project.glob("runs/talk/*Z-*"))).terms
-    assert written is not None
+    (written,) = read_lock(max(project.glob("runs/talk/*Z-*"))).terms
     assert (written.name, written.accepted_by, written.accepted_at) == ("fake-terms", record["who"], record["at"])
     assert f"terms: {written.sentence}" in again.stdout, "what the report shows"
 

@@ -16,11 +16,12 @@ from workbench.declaration import Task
 from workbench.errors import ConfigError, TeacherError
 from workbench.ledger import Ledger
 from workbench.sources.writer import InputWriter
-from workbench.stages.shots import label_request
+from workbench.stages.shots import asker_for, label_request
 from workbench.teachers import build
 from workbench.teachers.api import key_from
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler, Program
+from workbench.teachers.scripted import Scripted
 from workbench.types import Example, Message, Reply, Request
 
 
@@ -145,7 +146,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert (caught.value.kind, caught.value.fatal) == ("network", False)
 
 
-def test_the_schema_is_sent_where_the_server_takes_it(server: TeacherServer, task: Task) -> None:
+def test_the_schema_is_sent_where_the_server_takes_it(server: TeacherServer, task: Task, tmp_path: Path) -> None:
     complete(server.base_url, question(json_schema={"type": "array"}))
     complete(server.base_url, question())
     assert server.requests[0]["response_format"]["json_schema"]["schema"] == {"type": "array"}
@@ -153,7 +154,9 @@ def test_the_schema_is_sent_where_the_server_takes_it(server: TeacherServer, tas
     made, row = labeler(task, "fixed"), example(task, "open maps")
     for constrained, url, asked in ((None, server.base_url, True), (None, "", False), (False, server.base_url, False)):
         config = Config(teacher=TeacherConfig(base_url=url, constrained=constrained))
-        assert (label_request(made, row, config).json_schema == task.output.schema()) is asked
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            sent = asker_for(Scripted(str), ledger, config).fitted(label_request(made, row, config))
+        assert sent.json_schema == (task.output.schema() if asked else None)
 
 
 # --- the key ---

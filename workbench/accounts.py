@@ -111,12 +111,11 @@ def prices_of(teachers: Collection[str], runs: Mapping[str, Path], given: Price 
     found: dict[str, Price] = {}
     for folder in reversed(list(runs.values())):
         config = _config(folder)
-        if config is None or not any(config.price):
-            continue
-        name = known_as(config.teacher)
-        for teacher in teachers:
-            if teacher == name or teacher.startswith(f"{name} "):
-                found.setdefault(teacher, config.price)
+        for each in config.teachers if config is not None else ():
+            name, price = known_as(each), each.price
+            for teacher in teachers:
+                if any(price) and (teacher == name or teacher.startswith(f"{name} ")):
+                    found.setdefault(teacher, price)
     return found
 
 

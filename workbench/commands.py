@@ -32,10 +32,14 @@ def settings(
 ) -> Config:
     sections = {name: {"model": model} for name, model in (("teacher", teacher), ("student", student)) if model}
     config = load_config(profile, file, tuple(sets), task.profiles, **sections)
-    priced, told = prices.priced(config.teacher, Path.cwd())
-    if told:
-        print(f"prices: {told}")
-    return config.model_copy(update={"teacher": priced})
+    priced = []
+    for each in config.teachers:
+        known, told = prices.priced(each, Path.cwd())
+        if told:
+            print(f"prices{f' of {each.model}' if config.pool.teachers else ''}: {told}")
+        priced.append(known)
+    pool = config.pool.model_copy(update={"teachers": tuple(priced[1:])})
+    return config.model_copy(update={"teacher": priced[0], "pool": pool})
 
 
 def run(
@@ -52,9 +56,9 @@ def run(
     project = Path.cwd()
     root = project / ".workbench"
     if dry:
-        policy = _terms(config, project, until, accept, dry=True)
-        if policy is not None and not policy.clear:
-            print(f"terms: {policy.sentence}")
+        for policy in _terms(config, project, until, accept, dry=True):
+            if not policy.clear:
+                print(f"terms: {policy.sentence}")
         for done in pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing):
             print(f"{done.stage.label:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
         return
@@ -63,17 +67,18 @@ def run(
         _run(task, config, project, until, force, _terms(config, project, until, accept))
 
 
-def _run(task: Task, config: Config, project: Path, until: str, force: str, policy: Policy | None) -> None:
+def _run(task: Task, config: Config, project: Path, until: str, force: str, policies: tuple[Policy, ...]) -> None:
     _quiet()
-    folder = RunFolder(project, task.name, task.file, task.version, config, _command(), policy)
+    folder = RunFolder(project, task.name, task.file, task.version, config, _command(), policies)
     started = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{(time.monotonic() - started) / 60:5.1f} min] {text}", flush=True)
         folder.say(text)
 
-    if policy is not None and not policy.clear:
-        say(f"terms: {policy.sentence}")
+    for policy in policies:
+        if not policy.clear:
+            say(f"terms: {policy.sentence}")
     for model in _needed(config, until):
         say(f"model {model}: {fetch(model) if model in models.CATALOGUE else models.path_or_name(model)}")
     planned = pipeline.walk(
@@ -110,8 +115,8 @@ def _needed(config: Config, until: str) -> list[str]:
     asked for anything."""
     sections = _sections(until)
     named = [config.student.model] if "student" in sections else []
-    remote = config.teacher.base_url or config.teacher.model.startswith("hf:")
-    return named + ([config.teacher.model] if "teacher" in sections and not remote else [])
+    asked = config.teachers if "pool" in sections else (config.teacher,) if "teacher" in sections else ()
+    return named + [each.model for each in asked if not each.base_url and not each.model.startswith("hf:")]
 
 
 def _sections(until: str) -> set[str]:
@@ -120,11 +125,13 @@ def _sections(until: str) -> set[str]:
     return {section for stage in plan.STAGES[: last + 1] for section in stage.sections}
 
 
-def _terms(config: Config, project: Path, until: str, accept: Sequence[str], *, dry: bool = False) -> Policy | None:
-    """What the table says of the teacher; None where no stage up to `until` has to do with it. Raises TermsError."""
+def _terms(
+    config: Config, project: Path, until: str, accept: Sequence[str], *, dry: bool = False
+) -> tuple[Policy, ...]:
+    """What the table says of each teacher; nothing where no stage up to `until` has to do with them. Raises TermsError."""
     if "teacher" not in _sections(until) and not accept:
-        return None
-    return terms.settle(config.teacher, project, accept, _command(), dry=dry)
+        return ()
+    return tuple(terms.settle(each, project, accept, _command(), dry=dry) for each in config.teachers)
 
 
 def _command() -> str:

@@ -55,8 +55,52 @@ class TeacherConfig(Frozen):
         return url
 
     @property
+    def price(self) -> tuple[float, float]:
+        """Of a million tokens read and written, as they are asked for."""
+        share = BATCH_SHARE if self.batch and self.base_url else 1.0
+        return share * self.price_in, share * self.price_out
+
+    @property
     def asks_schema(self) -> bool:
         return bool(self.base_url) if self.constrained is None else self.constrained
+
+
+class Member(TeacherConfig):
+    """A teacher of the pool. It is asked in the place of `teacher` for the wishes of its `sources` and the answers of its
+    `groups` (functions, queues: what `workbench coverage` counts), where both are given for those of both. `fallback`: it is
+    asked where who was asked first, and the teachers named before it, give no answer. `votes`: it answers each input whose
+    candidate passed too; what more than half of all who vote answer is taken. Where anybody votes, `teacher` does too."""
+
+    sources: tuple[Literal["inverse", "forward", "corpus"], ...] = ()
+    groups: tuple[str, ...] = ()
+    fallback: bool = False
+    votes: bool = False
+
+    @model_validator(mode="after")
+    def _a_role(self) -> Self:
+        if not (self.sources or self.groups or self.fallback or self.votes):
+            raise ValueError("a teacher of the pool wants a role: sources, groups, fallback or votes")
+        if self.batch:
+            raise ValueError("a teacher of the pool is asked one by one, not in batches")
+        return self
+
+    def is_for(self, source: str, group: str) -> bool:
+        """Whether it is asked first. `group` is empty where none is known yet."""
+        mine = (not self.sources or source in self.sources) and (not self.groups or group in self.groups)
+        return mine and bool(self.sources or self.groups)
+
+
+class PoolConfig(Frozen):
+    """Teachers beside `teacher`, which stays the baseline to beat; of two with the same role the first is asked."""
+
+    teachers: tuple[Member, ...] = ()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        names = [(member.model, member.base_url) for member in self.teachers]
+        if len(names) != len(set(names)):
+            raise ValueError("a teacher stands in the pool twice")
+        return self
 
 
 class ShotsConfig(Frozen):
@@ -166,7 +210,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     cluster: str = ""
     workers: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)  # 0: all cores
-    slots: int = Field(8, ge=1)
+    slots: int = Field(0, ge=0)  # of a GGUF teacher in llama.cpp; 0: as many as a measurement on this machine says
     concurrency: int = Field(16, ge=1)  # requests under way at an API, at most; fewer while it answers 429
     requests_a_minute: float = Field(0.0, ge=0)  # 0: any number
     tokens_a_minute: float = Field(0.0, ge=0)
@@ -178,6 +222,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
 class Config(Frozen):
     profile: str = "quick"
     teacher: TeacherConfig = TeacherConfig()
+    pool: PoolConfig = PoolConfig()
     shots: ShotsConfig = ShotsConfig()
     sample: SampleConfig = SampleConfig()
     rounds: RoundsConfig = RoundsConfig()
@@ -190,10 +235,9 @@ class Config(Frozen):
     runtime: Runtime = Runtime()
 
     @property
-    def price(self) -> tuple[float, float]:
-        """Of a million tokens read and written, as they are asked for."""
-        share = BATCH_SHARE if self.teacher.batch and self.teacher.base_url else 1.0
-        return share * self.teacher.price_in, share * self.teacher.price_out
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """All that may be asked, `teacher` first."""
+        return (self.teacher, *self.pool.teachers)
 
 
 PROFILES: dict[str, dict[str, Any]] = {
@@ -240,6 +284,10 @@ def load_config(
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}", _named(first["loc"])) from None
+    if (config.teacher.model, config.teacher.base_url) in [
+        (each.model, each.base_url) for each in config.pool.teachers
+    ]:
+        raise ConfigError("pool.teachers: the teacher itself is one of them", "name it once")
     if config.teacher.batch and config.sample.max_minutes < DAY:
         raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")
     return config

@@ -205,10 +205,10 @@ class Ledger:
         with self._using() as db:
             ledger_file.insert(db, "failures", row)
 
-    def all_keys(self) -> list[str]:
-        """In the order in which they were written."""
+    def all_keys(self, model: str) -> list[str]:
+        """Of one teacher's calls, in the order in which they were written."""
         with self._using() as db:
-            return [row["key"] for row in db.execute("SELECT key FROM calls ORDER BY rowid")]
+            return [row["key"] for row in db.execute("SELECT key FROM calls WHERE model = ? ORDER BY rowid", (model,))]
 
     def rows(self, table: str, after: int, most: int) -> list[dict[str, Any]]:
         """Rows of `calls` or `failures` as they are stored, each with its number, `_number`: `most` behind number `after`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from workbench import models, registry
-from workbench.config import Config
+from workbench.config import Config, PoolConfig, RoundsConfig
 from workbench.declaration import Task
 from workbench.digest import tree_digest
 from workbench.edge.native import runtime_version
@@ -68,15 +68,35 @@ TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
     Stage("examples", 1),
     Stage("shots", 6, ("examples",), ("teacher", "shots")),
-    Stage("sample", 10, ("examples", "shots"), ("teacher", "shots", "sample", "leaks"), before=("sample", "export")),
-    Stage("select", 7, ("examples", "sample"), ("select", "leaks"), ("datasketch", "scikit-learn")),
     Stage(
-        "train", 4, ("examples", "select"), ("student", "train"), TRAINING, code=False, resumes=True, before=("train",)
+        "sample",
+        10,
+        ("examples", "shots"),
+        ("teacher", "shots", "sample", "leaks", "rounds", "pool"),
+        before=("sample", "export"),
     ),
-    Stage("merge", 2, ("examples", "train"), ("student", "train"), TRAINING, code=False),
-    Stage("export", 4, ("examples", "select", "merge"), ("teacher", "student", "export"), ("xllamacpp", "cyllama")),
+    Stage("select", 7, ("examples", "sample"), ("select", "leaks", "rounds"), ("datasketch", "scikit-learn")),
+    Stage(
+        "train",
+        4,
+        ("examples", "select"),
+        ("student", "train", "rounds"),
+        TRAINING,
+        code=False,
+        resumes=True,
+        before=("train",),
+    ),
+    Stage("merge", 2, ("examples", "train"), ("student", "train", "rounds"), TRAINING, code=False),
+    Stage(
+        "export",
+        4,
+        ("examples", "select", "merge"),
+        ("teacher", "student", "export", "rounds"),
+        ("xllamacpp", "cyllama"),
+    ),
     Stage("evaluate", 5, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
+WHERE_SET = {"rounds": RoundsConfig(), "pool": PoolConfig()}  # in a key only where they are other than this
 AGAIN = ("sample", "select", "train", "merge", "export")  # in each round
 
 
@@ -102,14 +122,13 @@ def inputs_of(stage: Stage, kept: int) -> dict[str, str]:
 
 def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
     """What the stage's key is made of; the digest of an input that is not there yet is empty."""
-    files: dict[str, str] = {
-        name: models.local_identity(getattr(config, name).model)
-        for name in ("teacher", "student")
-        if name in stage.sections
-    }
+    sections = [name for name in stage.sections if name not in WHERE_SET or getattr(config, name) != WHERE_SET[name]]
+    named: dict[str, str] = {name: getattr(config, name).model for name in ("teacher", "student") if name in sections}
+    if "pool" in sections:
+        named |= {f"pool {member.model}": member.model for member in config.pool.teachers}
+    files: dict[str, str] = {name: models.local_identity(model) for name, model in named.items()}
     if "shots" in stage.sections and (program := Path(config.shots.program)).is_file():
         files["program"] = tree_digest([program])
-    sections = stage.sections if config.rounds.count == 1 or stage.name not in AGAIN else (*stage.sections, "rounds")
     libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
     return {
         "config": {name: getattr(config, name).model_dump(mode="json") for name in sections},

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from workbench.config import Config
 from workbench.digest import digest
@@ -44,9 +44,15 @@ class Lock(BaseModel):
     command: str
     started: str
     ended: str = ""
-    terms: Policy | None = None  # of the teacher, as they were read and accepted; None: it was not to be asked
+    terms: tuple[Policy, ...] = ()  # of each teacher, as they were read and accepted; empty: none was to be asked
     stages: list[Entry] = []
     kept: int = 1  # the round that ships
+
+    @field_validator("terms", mode="before")
+    @classmethod
+    def _of_one(cls, terms: Any) -> Any:
+        """Runs of before had one teacher."""
+        return terms if isinstance(terms, list | tuple) else (terms,) if terms else ()
 
     def entry(self, stage: str) -> Entry | None:
         """By name that of the round that ships; by label (`sample.2`) any."""
@@ -65,7 +71,14 @@ class RunFolder:
     """Made at the start of a run; every stage that ends is written down at once."""
 
     def __init__(
-        self, project: Path, task: str, file: Path, version: int, config: Config, command: str, terms: Policy | None
+        self,
+        project: Path,
+        task: str,
+        file: Path,
+        version: int,
+        config: Config,
+        command: str,
+        terms: tuple[Policy, ...],
     ) -> None:
         import tomli_w
 
@@ -245,4 +258,6 @@ def _no_none(value: Any) -> Any:
     """TOML has no null: what is None is left out."""
     if isinstance(value, dict):
         return {key: _no_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_no_none(item) for item in value]
     return value

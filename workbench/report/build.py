@@ -7,9 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from workbench.config import Config
+from workbench.config import Config, Member
 from workbench.declaration import Task
-from workbench.machine import cores
+from workbench.machine import cores, cpu
 from workbench.models import CATALOGUE
 from workbench.plan import label
 from workbench.provenance import licence_of
@@ -45,7 +45,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         created=datetime.now(UTC),
         command=lock.command,
         profile=config.profile,
-        machine=m.Machine(cpu=_cpu(), cores=cores()),
+        machine=m.Machine(cpu=cpu(), cores=cores()),
         versions=_versions(),
         metrics=tuple(results["metrics"]),
         entrants=tuple(_entrant(item) for item in results["entrants"]),
@@ -61,10 +61,14 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         teacher=m.Teacher(
             name=config.teacher.model,
             licence=licence_of(config.teacher),
-            terms=lock.terms.sentence if lock.terms else "",
+            terms="; ".join(dict.fromkeys(policy.sentence for policy in lock.terms)),
             shots=_shots(shots, min(config.shots.rows, sum(e.split == "dev" for e in _examples(art)))),
             calls=funnel.get("calls", 0),
             tokens=funnel.get("tokens", 0),
+            pool=tuple(_member(each) for each in config.pool.teachers),
+            agreement=tuple(
+                f"{pair} agree on {same} of {both} inputs" for pair, (same, both) in funnel.get("agreement", {}).items()
+            ),
         ),
         student=m.Student(name=config.student.model, licence=student_licence),
         sources=tuple(
@@ -122,6 +126,16 @@ def _rounds(lock: Lock) -> tuple[m.Round, ...]:
             )
         )
     return tuple(found) if len(found) > 1 else ()
+
+
+def _member(teacher: Member) -> str:
+    """A teacher of the pool, and what it was there for."""
+    roles = [
+        *(f"for {what}" for what in (*teacher.sources, *teacher.groups)),
+        *(["as a fallback"] if teacher.fallback else []),
+        *(["with a vote"] if teacher.votes else []),
+    ]
+    return f"{teacher.model}, {licence_of(teacher)}, {', '.join(roles)}"
 
 
 def _shots(shots: dict[str, Any], rows: int) -> str:
@@ -310,15 +324,6 @@ def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any], te
 
 def _text(example: Example) -> str:
     return "\n".join(str(value) for value in example.input.values() if value is not None)
-
-
-def _cpu() -> str:
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:

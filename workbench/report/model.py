@@ -112,7 +112,8 @@ class Machine(Frozen):
 
 class Teacher(Frozen):
     """Who labelled the rows, and what that took. `shots` is the mode in which examples were shown to it, `terms` what holds
-    for training on its outputs, and who accepted that."""
+    for training on its outputs, and who accepted that; `pool` the others, each with its role, and `agreement` how often two
+    that voted said the same. Calls and tokens are of all."""
 
     name: str
     licence: str
@@ -121,6 +122,8 @@ class Teacher(Frozen):
     calls: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    pool: tuple[str, ...] = ()
+    agreement: tuple[str, ...] = ()
 
 
 class Student(Frozen):

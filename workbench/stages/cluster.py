@@ -32,12 +32,11 @@ from workbench.ledger import Found, Ledger
 from workbench.models import cache_dir
 from workbench.stages.context import Context
 from workbench.stages.grant import Granted, Granter
-from workbench.stages.shots import asker_for
+from workbench.stages.pool import Pool
 from workbench.stages.wishes import Wish
-from workbench.teachers.asker import Asker, Limits, Spent
-from workbench.teachers.build import build_teacher
+from workbench.teachers.asker import Answer, Asker, Limits, Spent
 from workbench.teachers.posted import wait_for_posts
-from workbench.types import Example, Reply, Request
+from workbench.types import Example, Request
 
 LEDGER = "ledger.sqlite"  # of a worker, in a folder of its own
 STORE_BYTES = 2**28  # of our own cluster's memory for what is handed over: wishes, and what came of them
@@ -78,11 +77,11 @@ class SharedAsker(Asker):
         super().__init__(*args, **more)
         self.worker = worker
 
-    async def ask(self, request: Request, *, late: bool = False) -> tuple[str, Reply]:
-        number = owner(self.ledger.key(self.teacher.model, request), self.worker.order.workers)
+    async def ask(self, request: Request, *, late: bool = False) -> Answer:
+        number = owner(self.key(self.fitted(request)), self.worker.order.workers)
         if number == self.worker.number:
             return await super().ask(request, late=late)
-        answer: tuple[str, Reply] = await told(self.worker.peer(number).ask.remote(request, late))
+        answer: Answer = await told(self.worker.peer(number).ask.remote(self.teacher.model, request, late))
         return answer
 
     async def found(self, key: str) -> Found | None:
@@ -105,8 +104,8 @@ class Worker:
     async def grant(self, wish: Wish) -> Granted:
         return await (await self._ready()).grant(wish)
 
-    async def ask(self, request: Request, late: bool) -> tuple[str, Reply]:
-        return await (await self._ready()).asker.ask(request, late=late)
+    async def ask(self, teacher: str, request: Request, late: bool) -> Answer:
+        return await (await self._ready()).pool.asker(teacher).ask(request, late=late)
 
     def peer(self, number: int) -> Any:
         import ray
@@ -123,11 +122,10 @@ class Worker:
         if not order.found.file.is_file() or tree_digest([order.found.file]) != order.code:
             raise TaskError(f"{order.found.file} is not the run's own on this node", "copy the project to each node")
         task = registry.made(order.found)
-        teacher = build_teacher(order.config.teacher, order.config.runtime, self._ledger)
-        await teacher.prepare()
-        asker = asker_for(teacher, self._ledger, order.config, order.limits, partial(SharedAsker, worker=self))
-        asker.resume()
-        return Granter(task, order.config, asker, order.seeds, order.mode, bench_for(task, 1))
+        pool = Pool(order.config, self._ledger, order.limits, partial(SharedAsker, worker=self))
+        await pool.prepare()
+        pool.resume()
+        return Granter(task, order.config, pool, order.seeds, order.mode, bench_for(task, 1))
 
     async def brought(self, table: str, after: int) -> list[dict[str, Any]]:
         """Rows of its ledger behind number `after`, some at a time."""
@@ -139,8 +137,8 @@ class Worker:
             return Spent()
         granter = await self._ready()
         await granter.aclose()
-        await granter.asker.teacher.aclose()
-        return granter.asker.spent
+        await granter.pool.aclose()
+        return granter.pool.spent
 
     async def remove(self) -> None:
         """Its ledger, which the run has the whole of."""
@@ -152,9 +150,9 @@ class Cluster:
     """Grants wishes through workers. Joins the cluster of `runtime.cluster`, or makes one of this machine's cores. Raises
     ConfigError where Ray is not installed or its cluster cannot be joined."""
 
-    def __init__(self, context: Context, asker: Asker, seeds: list[Example], mode: str) -> None:
-        self._context, self._asker, self._seeds, self._mode = context, asker, seeds, mode
-        self._plain = Granter(context.task, context.config, asker, seeds, mode, None)  # knows what is asked for a wish
+    def __init__(self, context: Context, pool: Pool, seeds: list[Example], mode: str) -> None:
+        self._context, self._pool, self._seeds, self._mode = context, pool, seeds, mode
+        self._plain = Granter(context.task, context.config, pool, seeds, mode, None)  # knows what is asked for a wish
         self._shards = context.ledger.path.with_name("shards")
         self._shards.mkdir(exist_ok=True)
         self._ray, self._mine = _joined(context.config.runtime.cluster)
@@ -162,14 +160,15 @@ class Cluster:
         self._count = context.config.runtime.workers or max(1, int(self._cores))
         self._starting: asyncio.Future[list[Any]] | None = None
         self._sound = True  # nobody was interrupted
-        self.ahead = 2 * max(asker.concurrency, self._count)
+        self.ahead = 2 * max(pool.concurrency, self._count)
 
     async def grant(self, wish: Wish) -> Granted:
         """As Granter's."""
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
         workers = await asyncio.shield(self._starting)
-        key = self._context.ledger.key(self._asker.teacher.model, self._plain.request(wish, 0))
+        asker = self._plain.turn(wish).askers[0]
+        key = asker.key(asker.fitted(self._plain.request(wish, 0)))
         try:
             granted: Granted = await told(workers[owner(key, self._count)].grant.remote(wish))
         except BaseException:
@@ -184,9 +183,9 @@ class Cluster:
             with Ledger(folder / LEDGER) as left:
                 await self._bring(partial(_rows, left))
             shutil.rmtree(folder)
-        ray, context, asker = self._ray, self._context, self._asker
-        config, part = shared_out(context.config, asker.limits, asker.spent, self._count)
-        asker.limits = added(asker.spent, part)
+        ray, context, pool = self._ray, self._context, self._pool
+        config, part = shared_out(context.config, pool.askers[0].limits, pool.spent, self._count)
+        pool.limit(added(pool.spent, part))
         order = Order(
             registry.where(context.task), tree_digest([context.task.file]), config, part, self._mode, self._seeds,
             self._shards.resolve(), context.ledger.run, self._count, uuid.uuid4().hex,
@@ -215,7 +214,7 @@ class Cluster:
         """The workers' ledgers into the run's, and what they spent into its account."""
         workers = await self._starting if self._starting is not None else []
         for worker in workers:
-            self._asker.spent.add(await worker.close.remote())
+            self._pool.spent.add(await worker.close.remote())
             await self._bring(worker.brought.remote)
             if self._sound:
                 await worker.remove.remote()

@@ -110,6 +110,7 @@ def planned(task: Task, config: Config) -> list[Step]:
     )
     rounds = -(-sample.values_per_slot // VALUES_A_CALL) if inverse else 0
     looks = sum(getattr(validator, "votes", 1) for validator in task.dear)
+    voters = sum(member.votes for member in config.pool.teachers)  # `teacher` too, where who answers is another
     judged = (inverse + forward + corpus) * sample.candidates
     return [
         Step("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 or task.floor else 0, label, answer),
@@ -118,6 +119,7 @@ def planned(task: Task, config: Config) -> list[Step]:
         Step("write inputs", inverse * sample.candidates + forward, write, answer),
         Step("answer inputs", (forward + corpus) * sample.candidates, label, answer),
         Step("second looks", judged * looks, label, answer),
+        Step("votes", judged * voters, label, answer),
         Step("teacher on test", min(config.evaluate.rows or len(test), len(test)), label, answer),
     ]
 
@@ -134,11 +136,14 @@ def told(steps: Sequence[Step], config: Config, rates: Rates) -> list[str]:
     lines.append(f"{'at most':18}{calls:8,.0f}{read_all.value:12,.0f}{wrote_all.value:12,.0f}")
     source = f"as {rates.asked} requests say" if rates.asked else "as is usual in English; --ask 8 measures it"
     lines.append(f"tokens in {read_all.told(',.0f')}, out {wrote_all.told(',.0f')}, {source}")
-    price_in, price_out = config.price
+    price_in, price_out = map(max, zip(*(teacher.price for teacher in config.teachers), strict=True))
     if price_in or price_out:
         ends = zip(read_all, wrote_all, strict=True)
         cost = Rate(*((read * price_in + wrote * price_out) / 1e6 for read, wrote in ends))
-        lines.append(f"at {price_in:g} and {price_out:g} a million tokens: at most {cost.told('.2f')} in money")
+        dearest = " (the dearest teacher's)" if config.pool.teachers else ""
+        lines.append(
+            f"at {price_in:g} and {price_out:g} a million tokens{dearest}: at most {cost.told('.2f')} in money"
+        )
     if rates.seconds is not None:
         ends = zip(wrote_all, rates.seconds, strict=True)
         minutes = Rate(*(wrote * seconds / 60 for wrote, seconds in ends))

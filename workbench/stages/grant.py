@@ -1,5 +1,8 @@
-"""One wish granted: its candidates are asked of the teacher, and judged, until one passes."""
+"""One wish granted: its candidates are asked of a teacher, and judged, until one passes; where teachers vote, until one is
+elected too."""
 
+import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,20 +13,23 @@ from workbench.declaration import Task
 from workbench.errors import TeacherError
 from workbench.judge import Bench, judge
 from workbench.sources.writer import InputWriter
+from workbench.stages.pool import Ballot, Pool, Turn, agreements, ballot, elected, plain_name
 from workbench.stages.shots import label_request
 from workbench.stages.wishes import Wish
-from workbench.teachers.asker import Asker
+from workbench.teachers.asker import Answer, Asker
 from workbench.teachers.prompts import Labeler
 from workbench.types import Candidate, Check, Example, Judgement, Request, Verdict
 
 
 @dataclass
 class Granted:
-    """What came of a wish: its candidates, how many of its requests got no answer, and the reason where a budget ended it."""
+    """What came of a wish: its candidates, how many of its requests got no answer, and the reason where a budget ended it.
+    `agreed` counts, of each two teachers that voted, whether they said the same."""
 
     found: list[Judgement] = field(default_factory=list)
     given_up: int = 0
     reached: str = ""
+    agreed: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
 
     @property
     def met(self) -> bool:
@@ -34,37 +40,36 @@ class Granted:
 class Teller:
     """The teacher as dear validators see it. What is written when the minutes are up is still judged."""
 
-    asker: Asker
+    turn: Turn
     labeler: Labeler
     config: Config
 
     async def label(self, example: Example, k: int) -> str:
-        _, reply = await self.asker.ask(label_request(self.labeler, example, self.config, k), late=True)
-        return reply.text
+        answer = await self.turn.ask(label_request(self.labeler, example, self.config, k), late=True)
+        return answer.reply.text
 
 
 class Granter:
     """Grants wishes in this process. `seeds` are shown to the teacher in the few-shot block `mode`."""
 
     def __init__(
-        self, task: Task, config: Config, asker: Asker, seeds: list[Example], mode: str, bench: Bench | None
+        self, task: Task, config: Config, pool: Pool, seeds: list[Example], mode: str, bench: Bench | None
     ) -> None:
-        self.task, self.config, self.asker, self.bench = task, config, asker, bench
+        self.task, self.config, self.pool, self.bench = task, config, pool, bench
         self.labeler = Labeler(task, seeds, mode, config.shots)
-        self.teller = Teller(asker, self.labeler, config)
         self.writer = InputWriter(task, seeds)
 
     @property
     def ahead(self) -> int:
-        """How many wishes are under way: as many as the asker sends at once, and as many that wait, so that it never does."""
-        return 2 * self.asker.concurrency
+        """How many wishes are under way: as many as the askers send at once, and as many that wait, so that they never do."""
+        return 2 * self.pool.concurrency
 
     async def grant(self, wish: Wish) -> Granted:
         """Candidates for one wish until one passes. Raises TeacherError where the teacher is dead."""
         granted = Granted()
         for k in range(self.config.sample.candidates):
             try:
-                item = await self._attempt(wish, k)
+                item = await self._attempt(wish, k, granted)
             except TeacherError as error:
                 if error.kind == "budget":
                     granted.reached = str(error)
@@ -78,6 +83,16 @@ class Granter:
                 break
         return granted
 
+    def turn(self, wish: Wish) -> Turn:
+        """Who is asked for it."""
+        if not self.pool.by_group:
+            group = ""
+        elif wish.example is not None:
+            group = self.labeler.group(wish.example)
+        else:
+            group = self.task.output.group(wish.answer)
+        return self.pool.turn(wish.source, group)
+
     def request(self, wish: Wish, k: int) -> Request:
         """What is asked for a wish, for the `k`th time."""
         if wish.example is not None:
@@ -90,21 +105,53 @@ class Granter:
             purpose="write",
         )
 
-    async def _attempt(self, wish: Wish, k: int) -> Judgement:
-        call, reply = await self.asker.ask(self.request(wish, k))
-        example, text = (wish.example, reply.text) if wish.example else self._pair(wish, reply.text)
-        sure = reply.logprob if wish.example else None
-        candidate = Candidate(example=example, text=text, call=call, source=wish.source, logprob=sure)
-        if reply.finish != "stop":
-            check = Check(validator="finished", outcome="fail", reason=f"the teacher's reply ended by {reply.finish}")
-            verdict = Verdict(outcome="fail", checks=(check,))
-        elif not example.input:
+    async def _attempt(self, wish: Wish, k: int, granted: Granted) -> Judgement:
+        turn = self.turn(wish)
+        answer = await turn.ask(self.request(wish, k))
+        example, text = (wish.example, answer.reply.text) if wish.example else self._pair(wish, answer.reply.text)
+        if not example.input:
             check = Check(validator="input", outcome="fail", reason="what the teacher wrote is no input of the task")
-            verdict = Verdict(outcome="fail", checks=(check,))
+            return _judgement(wish, example, text, answer, Verdict(outcome="fail", checks=(check,)))
+        item = await self._judged(wish, example, text, answer, turn)
+        if item.verdict.outcome != "pass" or not self.pool.voters:
+            return item
+        others = [asker for asker in self.pool.voters if asker.teacher.model != answer.teacher]
+        ballots = await self._ballots(example, ballot(self.task.output, answer, text), others, k)
+        granted.agreed.update(agreements(self.task.output, ballots))
+        chosen, votes = elected(self.task.output, ballots, 1 + len(others))
+        said = f"{votes} of {1 + len(others)} teachers agree"
+        if chosen is None or (wish.example is None and chosen is not ballots[0]):
+            told = "".join(f"; {plain_name(one)}: {one.answer.reply.text}" for one in ballots[1:])
+            return _with(item, Check(validator="teachers", outcome="fail", reason=said + told))
+        if chosen is not ballots[0]:
+            its_own = Turn(self.pool, [self.pool.asker(chosen.answer.teacher)])  # a second look is not another's
+            item = await self._judged(wish, example, chosen.answer.reply.text, chosen.answer, its_own)
+        return _with(item, Check(validator="teachers", outcome="pass", reason=said))
+
+    async def _judged(self, wish: Wish, example: Example, text: str, answer: Answer, turn: Turn) -> Judgement:
+        if answer.reply.finish != "stop":
+            reason = f"the teacher's reply ended by {answer.reply.finish}"
+            verdict = Verdict(outcome="fail", checks=(Check(validator="finished", outcome="fail", reason=reason),))
         else:
-            verdict = await judge(self.task, example, text, self.teller, self.bench)
-        teacher = self.asker.teacher
-        return Judgement(candidate=candidate, verdict=verdict, teacher=teacher.model, licence=teacher.licence)
+            verdict = await judge(self.task, example, text, Teller(turn, self.labeler, self.config), self.bench)
+        return _judgement(wish, example, text, answer, verdict)
+
+    async def _ballots(self, example: Example, own: Ballot, others: list[Asker], k: int) -> list[Ballot]:
+        """Its own, and those of the others who give one. Raises TeacherError for a budget."""
+        request = label_request(self.labeler, example, self.config, k)
+
+        async def asked(asker: Asker) -> Ballot | None:
+            try:
+                answer = await asker.ask(request, late=True)
+            except TeacherError as error:
+                if error.kind == "budget":
+                    raise
+                if error.fatal:
+                    self.pool.dead(asker, error)
+                return None
+            return ballot(self.task.output, answer, answer.reply.text)
+
+        return [own, *(one for one in await asyncio.gather(*map(asked, others)) if one is not None)]
 
     def _pair(self, wish: Wish, reply: str) -> tuple[Example, str]:
         """An inverse wish and what was written for it: the example, and its answer as text."""
@@ -113,6 +160,21 @@ class Granter:
     async def aclose(self) -> None:
         if self.bench is not None:
             self.bench.close()
+
+
+def _judgement(wish: Wish, example: Example, text: str, answer: Answer, verdict: Verdict) -> Judgement:
+    """`example` and `text` are what came of the answer: it is the input that was written, or the answer itself."""
+    sure = answer.reply.logprob if wish.example else None
+    candidate = Candidate(example=example, text=text, call=answer.call, source=wish.source, logprob=sure)
+    return Judgement(candidate=candidate, verdict=verdict, teacher=answer.teacher, licence=answer.licence)
+
+
+def _with(item: Judgement, check: Check) -> Judgement:
+    """Judged further. What did not pass stays as it is."""
+    if item.verdict.outcome != "pass":
+        return item
+    verdict = Verdict(outcome=check.outcome, checks=(*item.verdict.checks, check))
+    return item.model_copy(update={"verdict": verdict})
 
 
 def _example(task: Task, wish: Wish, written: str) -> Example:

@@ -23,13 +23,12 @@ from workbench.stages.cluster import Cluster
 from workbench.stages.context import Context, jsonl, read_json, read_jsonl, write_json
 from workbench.stages.gate import Leaks
 from workbench.stages.grant import Granted, Granter
-from workbench.stages.shots import asker_for
+from workbench.stages.pool import Pool, Turn
 from workbench.stages.wishes import Wishes, corpus_wishes, forward_wishes, inverse_wishes
-from workbench.teachers.asker import Asker, Limits
-from workbench.teachers.build import build_teacher
+from workbench.teachers.asker import Limits
 from workbench.types import Example, Judgement
 
-Maker = Callable[[Context, Asker, Sequence[Example]], Coroutine[Any, Any, Wishes]]
+Maker = Callable[[Context, Turn, Sequence[Example]], Coroutine[Any, Any, Wishes]]
 TOLD = 128  # wishes between two words on how it goes
 ENOUGH, ALL_TRIED = "enough", "all wishes were tried"  # how sampling ends where no budget and no yield ends it
 
@@ -43,7 +42,11 @@ def run(context: Context) -> None:
         earlier, asked = _earlier(context, write, leaks)
         if {"inverse", "forward", "corpus"} & set(context.task.sources):
             funnel = asyncio.run(_sample(context, write, leaks, asked))
-    funnel |= {name: count + funnel.get(name, 0) for name, count in earlier.items() if name != "stopped"}
+    before = {name: earlier.pop(name, "") for name in ("stopped", "agreement")}
+    funnel |= {name: count + funnel.get(name, 0) for name, count in earlier.items()}
+    for pair, (same, both) in (before["agreement"] or {}).items():
+        now = funnel.setdefault("agreement", {}).get(pair, (0, 0))
+        funnel["agreement"][pair] = (now[0] + same, now[1] + both)
     write_json(context.out / "funnel.json", funnel)
     write_json(context.out / "leaks.json", leaks)
 
@@ -69,24 +72,23 @@ async def _sample(
     context: Context, write: Callable[[Judgement], None], leaks: Leaks, asked: Container[str]
 ) -> dict[str, Any]:
     config = context.config.sample
-    teacher = build_teacher(context.config.teacher, context.config.runtime, context.ledger)
-    await teacher.prepare()
     share = context.config.rounds.count
     limits = Limits(
         config.max_calls // share, config.max_tokens // share, config.max_money / share, config.max_minutes / share
     )
-    asker = asker_for(teacher, context.ledger, context.config, limits)
+    pool = Pool(context.config, context.ledger, limits, say=context.say)
+    await pool.prepare()
     seeds = context.examples("seed")
-    engine = _engine(context, asker, seeds)
+    engine = _engine(context, pool, seeds)
     stopped = ""
-    loop = Loop(context, asker, engine, write)
+    loop = Loop(context, pool, engine, write)
     gc.freeze()  # what is loaded by now, dspy above all, is not looked through again and again
     try:
-        for make in _makers(context.task, leaks, asked):  # one that the minutes do not reach asks nothing
-            stopped = await loop.walk(await make(context, asker, seeds))
+        for source, make in _makers(context.task, leaks, asked):  # one that the minutes do not reach asks nothing
+            stopped = await loop.walk(await make(context, pool.turn(source), seeds))
             if stopped:
                 break
-        stopped = stopped or asker.ended or loop.tried  # it may have ended while the wishes were made
+        stopped = stopped or pool.ended or loop.tried  # it may have ended while the wishes were made
     except TeacherError as error:
         if error.kind != "budget":
             raise
@@ -94,14 +96,17 @@ async def _sample(
     finally:
         gc.unfreeze()
         await engine.aclose()
-        await teacher.aclose()
+        await pool.aclose()
     if leaks:
         context.say(f"sample: what is too like {len(leaks)} dev or test rows was kept from the teacher")
-    outcomes, spent = loop.outcomes, asker.spent
+    outcomes, spent = loop.outcomes, pool.spent
     context.say(
         f"sample: {outcomes['pass']} of {loop.judged} candidates passed; stopped: {stopped}; "
         f"{spent.calls} calls, {spent.sent} of them sent now, {spent.failed} given up"
     )
+    agreement = agreement_of(loop.agreed)
+    for pair, (same, both) in agreement.items():
+        context.say(f"sample: {pair} agree on {same} of {both} inputs")
     return {
         "stopped": stopped,
         "wishes": loop.wished,
@@ -114,23 +119,30 @@ async def _sample(
         "calls": spent.calls,  # what was sent now is not told here: a run that was killed makes the same artifact
         "tokens": spent.tokens,
         "money": round(spent.money, 6),
+        **({"agreement": agreement} if agreement else {}),
     }
 
 
-def _engine(context: Context, asker: Asker, seeds: list[Example]) -> Granter | Cluster:
+def agreement_of(agreed: Counter[tuple[str, str, bool]]) -> dict[str, tuple[int, int]]:
+    """Of each two teachers that voted: on how many inputs they said the same, and on how many both spoke."""
+    pairs = sorted({(a, b) for a, b, _ in agreed})
+    return {f"{a} and {b}": (agreed[a, b, True], agreed[a, b, True] + agreed[a, b, False]) for a, b in pairs}
+
+
+def _engine(context: Context, pool: Pool, seeds: list[Example]) -> Granter | Cluster:
     """Who grants the wishes: this process, or the workers of a cluster."""
     mode = str(read_json(context.inputs["shots"] / "shots.json")["mode"])
     if context.config.runtime.engine == "ray":
-        return Cluster(context, asker, seeds, mode)
-    return Granter(context.task, context.config, asker, seeds, mode, bench_for(context.task, cores()))
+        return Cluster(context, pool, seeds, mode)
+    return Granter(context.task, context.config, pool, seeds, mode, bench_for(context.task, cores()))
 
 
-def _makers(task: Task, leaks: Leaks, asked: Container[str]) -> list[Maker]:
+def _makers(task: Task, leaks: Leaks, asked: Container[str]) -> list[tuple[str, Maker]]:
     """Of the wishes, a source each, in the task's order. A corpus is read here, before anything is asked. Raises DataError."""
     makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes}
     if "corpus" in task.sources:
         makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks, asked=asked)
-    return [makers[source] for source in task.sources if source in makers]
+    return [(source, makers[source]) for source in task.sources if source in makers]
 
 
 async def _given_up(tasks: Collection[asyncio.Task[Any]]) -> None:
@@ -144,13 +156,14 @@ class Loop:
     """The walk over the wishes. Candidates go to `write` as they are judged: however many there are, a few are in memory."""
 
     context: Context
-    asker: Asker
+    pool: Pool
     engine: Granter | Cluster
     write: Callable[[Judgement], None]
     outcomes: Counter[str] = field(default_factory=Counter)
     wished: int = 0
     unmet: int = 0  # wishes that were tried to the end without a passing candidate
     given_up: int = 0  # requests that got no answer
+    agreed: Counter[tuple[str, str, bool]] = field(default_factory=Counter)  # of two teachers that voted
 
     @property
     def judged(self) -> int:
@@ -190,9 +203,7 @@ class Loop:
                     )
                 passed, tried = self.outcomes["pass"], self.judged + self.given_up
                 if tried >= config.hopeless_after and passed < config.hopeless_yield * tried:
-                    teacher = self.asker.teacher
-                    # what is under way at an API is paid for: into the ledger
-                    if teacher.keeper or not teacher.at_once:
+                    if self.pool.waited_for:  # at an API: into the ledger
                         await asyncio.gather(*ahead)
                     unanswered = f", {self.given_up} requests got no answer" if self.given_up else ""
                     return f"hopeless: {passed} of {self.judged} candidates passed{unanswered}"
@@ -204,4 +215,5 @@ class Loop:
             self.write(item)
             self.outcomes[item.verdict.outcome] += 1
         self.given_up += granted.given_up
+        self.agreed.update(granted.agreed)
         self.unmet += not granted.met and not granted.reached

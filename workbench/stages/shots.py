@@ -18,7 +18,7 @@ from workbench.ledger import Ledger
 from workbench.outputs import Output, ParseError
 from workbench.scoring import Table, table_of
 from workbench.stages.context import Context, write_json
-from workbench.teachers.asker import RETRIED, Asker, Limits
+from workbench.teachers.asker import RETRIED, Asker, Limits, Spent
 from workbench.teachers.base import Teacher
 from workbench.teachers.build import build_teacher
 from workbench.teachers.pace import Pace
@@ -124,8 +124,11 @@ def asker_for(
     config: Config,
     limits: Limits | None = None,
     make: Callable[..., Asker] = Asker,
+    spent: Spent | None = None,
 ) -> Asker:
+    """Who asks the config's teacher. `spent` is the account of those who share one."""
     runtime = config.runtime
+    ahead = AHEAD if isinstance(teacher, PostedTeacher) and not config.pool.teachers else 0.0
     concurrency = max(runtime.concurrency, teacher.at_once)
     return make(
         teacher,
@@ -133,15 +136,17 @@ def asker_for(
         limits=limits,
         concurrency=concurrency,
         attempts=runtime.attempts,
-        price=config.price,
+        price=config.teacher.price,
         pace=Pace(
             concurrency,
             requests_a_minute=runtime.requests_a_minute,
             tokens_a_minute=runtime.tokens_a_minute,
-            ahead=AHEAD if isinstance(teacher, PostedTeacher) else 0.0,
+            ahead=ahead,  # together with another's it might pass a cap
         )
         if not config.teacher.batch
         else Pace(concurrency),  # a minute's limits are for what is asked one by one
+        constrained=config.teacher.asks_schema,
+        spent=spent,
     )
 
 
@@ -152,7 +157,7 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
         temperature=0.0 if k == 0 else config.sample.temperature,
         max_tokens=config.teacher.max_tokens,
         k=k,
-        json_schema=labeler.schema if config.teacher.asks_schema else None,
+        json_schema=labeler.schema,
         purpose="label",
     )
 
@@ -168,7 +173,7 @@ async def label_all(
 
     async def one(place: int) -> None:
         try:
-            _, replies[place] = await asker.ask(requests[place])
+            replies[place] = (await asker.ask(requests[place])).reply
         except TeacherError as error:
             if error.fatal or (whole and error.kind in RETRIED):
                 raise

@@ -14,7 +14,7 @@ from workbench.outputs.base import fold
 from workbench.sources.values import Pools, fits, holds_free_text, pools_of, spans
 from workbench.sources.writer import ANSWERS_A_CALL, VALUES_A_CALL, AnswerWriter, ValueWriter
 from workbench.stages.context import Context, write_json
-from workbench.teachers.asker import Asker
+from workbench.stages.pool import Turn
 from workbench.types import Example, Message, Request
 
 T = TypeVar("T")
@@ -23,7 +23,7 @@ TOKENS_AN_ANSWER = 70  # a mean line; what is cut off is passed over
 
 
 async def value_pools(
-    context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random
+    context: Context, asker: Turn, seeds: Sequence[Example], rng: random.Random
 ) -> tuple[Pools, dict[str, set[str]]]:
     """The seeds' values of each slot, and about `values_per_slot` more by the teacher; and those of them that the task's
     validators do not let stand. The others are written to values.json: the recombination has use for them too."""
@@ -54,7 +54,7 @@ async def value_pools(
     return {slot: [*own, *fresh[slot].values()] for slot, own in pools.items()}, refused
 
 
-async def new_answers(context: Context, asker: Asker, seeds: Sequence[Example], rng: random.Random) -> list[Any]:
+async def new_answers(context: Context, asker: Turn, seeds: Sequence[Example], rng: random.Random) -> list[Any]:
     """About `answers_per_group` new answers a group by the teacher, where an answer holds free text that is not scored (a
     summary): it tells the matter, and new values alone would tell the seeds' matters again."""
     output, config = context.task.output, context.config.sample
@@ -83,18 +83,18 @@ def _request(messages: tuple[Message, ...], max_tokens: int, k: int, purpose: st
     return Request(messages=messages, temperature=1.0, max_tokens=max_tokens, k=k, purpose=purpose)
 
 
-async def read_all(asker: Asker, requests: Sequence[Request], read: Callable[[str], list[T]]) -> list[list[T]]:
+async def read_all(asker: Turn, requests: Sequence[Request], read: Callable[[str], list[T]]) -> list[list[T]]:
     """What is read of each reply; nothing of one that did not come: it is in the ledger's failures, or the asker holds the
     budget that ended it."""
 
     async def one(request: Request) -> list[T]:
         try:
-            _, reply = await asker.ask(request)
+            answer = await asker.ask(request)
         except TeacherError as error:
             if error.fatal:
                 raise
             return []
-        return read(reply.text)
+        return read(answer.reply.text)
 
     return list(await asyncio.gather(*(one(request) for request in requests)))
 

@@ -90,7 +90,7 @@ class Engine:
             raise self.ended
         asked = self._request(request)
         try:
-            _, reply = asyncio.run_coroutine_threadsafe(self._asker.ask(asked), self._loop).result()
+            reply = asyncio.run_coroutine_threadsafe(self._asker.ask(asked), self._loop).result().reply
         except TeacherError as error:
             if error.fatal or error.kind == "budget":
                 self.ended = error

@@ -15,8 +15,8 @@ from workbench.sources.writer import InputWriter
 from workbench.stages.context import Context
 from workbench.stages.failures import failures_of
 from workbench.stages.gate import HeldOut, Leaks, add_leaks
+from workbench.stages.pool import Turn
 from workbench.stages.stock import new_answers, read_all, value_pools
-from workbench.teachers.asker import Asker
 from workbench.types import Example, Request
 
 JOINED = 0.1  # share of the answers that two are joined to
@@ -41,7 +41,7 @@ class Wishes(NamedTuple):
     each: Iterator[Wish]
 
 
-async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
+async def inverse_wishes(context: Context, asker: Turn, seeds: Sequence[Example]) -> Wishes:
     """`sample.inverse` answers: those of the seeds with other values, the teacher's own among them; drawn at random, so that a
     budget that ends early leaves no group out, and each for itself: a value that a changed validator refuses takes its own
     wishes away, no other comes in their place, and the rest is found in the ledger. Of `sample.steer` draws each time the one
@@ -87,7 +87,7 @@ async def inverse_wishes(context: Context, asker: Asker, seeds: Sequence[Example
     return Wishes("inverse", len(wishes), iter(wishes))
 
 
-async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example]) -> Wishes:
+async def forward_wishes(context: Context, asker: Turn, seeds: Sequence[Example]) -> Wishes:
     """`sample.forward` new inputs: written for an answer like in `inverse`, but answered anew by the teacher."""
     config, task = context.config.sample, context.task
     rng = random.Random(config.seed + context.round)
@@ -122,7 +122,7 @@ async def forward_wishes(context: Context, asker: Asker, seeds: Sequence[Example
 
 async def corpus_wishes(
     context: Context,
-    asker: Asker,
+    asker: Turn,
     seeds: Sequence[Example],
     *,
     corpus: Sequence[Example],

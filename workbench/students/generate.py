@@ -6,6 +6,7 @@ reads and writes several times as many tokens a second as llama.cpp does, at the
 Shapes: B rows, T new tokens of a row, S a row's own tokens so far (T included), V vocabulary.
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from workbench.students.attention import NAME, Prefix, looking_at, looks_at_all
 
 PREFIXES = 48  # kept; one is 28 KiB a token for a model of 1.5 billion
 TOP_K = 40  # of the vocabulary are drawn from, as llama.cpp's server does unasked
-LINES = 128  # of a batch
+LINES = (32, 64, 128)  # of a batch: which, is measured
+PROBE, STEPS = 16, 4  # tokens of a prompt whose answers are timed, and how many of these
 ADMIT = 16  # free lines that are worth reading new prompts for
 READ_AT_ONCE = 64  # prompts
 SCORES = 8_000_000  # of rows * new tokens * all tokens in one pass; with 12 heads 0.4 GB in fp32
@@ -159,6 +161,7 @@ class Generator:
         self.model = model
         self.model.train(False)
         self.stops = stops
+        self.lines = LINES[-1]
         self.halted = False  # set by another thread: `run` returns after the step it is in
         self._prefixes: OrderedDict[tuple[int, ...], Prefix] = OrderedDict()
 
@@ -181,7 +184,7 @@ class Generator:
         draw = torch.Generator(self.model.device).manual_seed(seed)
         batch = Batch()
         while not self.halted:
-            free = LINES - len(batch.jobs) if batch.own_B_S.numel() < HELD else 0
+            free = self.lines - len(batch.jobs) if batch.own_B_S.numel() < HELD else 0
             new = take(min(free, READ_AT_ONCE)) if free >= ADMIT or not batch.jobs else []
             for part in _parts(new):
                 batch.admit(part, self._read(part, draw))
@@ -189,8 +192,27 @@ class Generator:
                 return
             batch.release(self.stops, give)
             if batch.jobs:
-                logits_B_V = self._forward(batch.prefixes, batch.cache, batch.last_B_1, batch.grown())
-                batch.extend(_choose(logits_B_V, batch.jobs, draw))
+                self._step(batch, draw)
+
+    @torch.inference_mode()
+    def pace(self, lines: int) -> float:
+        """Tokens a second that a batch of so many lines writes; 0 where the memory does not hold it."""
+        draw = torch.Generator(self.model.device).manual_seed(0)
+        batch, ids = Batch(), tuple(range(1, PROBE + 1))
+        try:
+            for part in _parts([Job(ids, STEPS + 1, name=line) for line in range(lines)]):
+                batch.admit(part, self._read(part, draw))
+            began = time.perf_counter()
+            for _ in range(STEPS):
+                self._step(batch, draw)
+        except torch.OutOfMemoryError:
+            return 0.0
+        return lines * STEPS / (time.perf_counter() - began)
+
+    def _step(self, batch: Batch, draw: torch.Generator) -> None:
+        """One more token of each row."""
+        logits_B_V = self._forward(batch.prefixes, batch.cache, batch.last_B_1, batch.grown())
+        batch.extend(_choose(logits_B_V, batch.jobs, draw))
 
     def _read(self, jobs: Sequence[Job], draw: torch.Generator) -> "Read":
         """The rows' own part of their prompts, and the first token of their answers."""

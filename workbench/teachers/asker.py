@@ -13,6 +13,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from workbench.errors import TeacherError
 from workbench.ledger import Found, Ledger, Paid
@@ -74,8 +75,18 @@ class Spent:
         return ""
 
 
+class Answer(NamedTuple):
+    """The ledger key of the call, the reply, and whose it is."""
+
+    call: str
+    reply: Reply
+    teacher: str
+    licence: str
+
+
 class Asker:
-    """Asks one teacher. Raises TeacherError: `kind="budget"` when a limit is reached, fatal ones as they come."""
+    """Asks one teacher; those of a pool share what is `spent`. `constrained`: it is handed the JSON schema of an answer, where
+    the request has one. Raises TeacherError: `kind="budget"` when a limit is reached, fatal ones as they come."""
 
     def __init__(
         self,
@@ -87,11 +98,14 @@ class Asker:
         attempts: int = 5,
         price: tuple[float, float] = (0.0, 0.0),
         pace: Pace | None = None,
+        constrained: bool = True,
+        spent: Spent | None = None,
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
         self.limits = limits or Limits()
-        self.spent = Spent()
+        self.spent = spent or Spent()
+        self.constrained = constrained
         self.ended = ""  # the budget that refused a request, in words; empty while none did
         self.attempts = attempts
         self.price = price  # per million tokens read and written
@@ -107,10 +121,18 @@ class Asker:
         self._broken: TeacherError | None = None
         self._keeper = teacher.keeper or Recorder(ledger)
 
-    async def ask(self, request: Request, *, late: bool = False) -> tuple[str, Reply]:
-        """The ledger key of the call, and the reply. `late`: it may come after the minutes are up, for work that was done
-        before would be lost without it."""
-        key = self.ledger.key(self.teacher.model, request)
+    def fitted(self, request: Request) -> Request:
+        """As it is sent."""
+        return request if self.constrained else request.model_copy(update={"json_schema": None})
+
+    def key(self, request: Request) -> str:
+        """The ledger's, of a request as it is sent."""
+        return self.ledger.key(self.teacher.model, request)
+
+    async def ask(self, request: Request, *, late: bool = False) -> Answer:
+        """`late`: it may come after the minutes are up, for work that was done before would be lost without it."""
+        request = self.fitted(request)
+        key = self.key(request)
         if late:
             self._late.add(key)
         first = key not in self._counted
@@ -122,15 +144,18 @@ class Asker:
             if first:
                 self.check_budget(key, late=found is not None)
             if found is None:
-                return key, await self._answer(key, request)
+                return self._answered(key, await self._answer(key, request))
             if first:
                 self._count_earlier(found)
-            return key, found.reply
+            return self._answered(key, found.reply)
         except BaseException:
             if first:
                 self._counted.discard(key)
                 self.spent.calls -= 1
             raise
+
+    def _answered(self, key: str, reply: Reply) -> Answer:
+        return Answer(key, reply, self.teacher.model, self.teacher.licence)
 
     async def found(self, key: str) -> Found | None:
         """What was paid for before."""
@@ -139,7 +164,7 @@ class Asker:
     def resume(self) -> None:
         """Counts all that the ledger holds as what this work rests on: where it is this work's own, begun by a process that was
         killed."""
-        for key in self.ledger.all_keys():
+        for key in self.ledger.all_keys(self.teacher.model):
             found = self.ledger.found(key)
             assert found is not None, "it is append-only"
             self._counted.add(key)

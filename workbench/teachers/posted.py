@@ -44,7 +44,7 @@ class PostedTeacher:
         self.licence = config.licence or "unknown"
         self.keeper = self
         self._order = {
-            "teacher": config.model_dump(mode="json"),
+            "teacher": config.model_dump(mode="json", include=set(TeacherConfig.model_fields)),  # no role of a pool
             "runtime": runtime.model_dump(mode="json"),
             "ledger": str(ledger.path.resolve()),
             "run": ledger.run,

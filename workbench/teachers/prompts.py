@@ -140,11 +140,14 @@ class Labeler:
         one_each = [group[0] for group in self._by_group.values()]
         if self.mode == "mixed":
             return one_each + self._nearest.to(example, self.config.mixed)[::-1]
+        return one_each + self._by_group[self.group(example)][1:]
+
+    def group(self, example: Example) -> str:
+        """That the nearest seeds vote for."""
         votes: Counter[str] = Counter()
         for rank, seed in enumerate(self._nearest.to(example, VOTERS)):
             votes[self.task.output.group(seed.target)] += 60 // (rank + 1)
-        winner = votes.most_common(1)[0][0]
-        return one_each + self._by_group[winner][1:]
+        return votes.most_common(1)[0][0]
 
 
 def label_instructions(task: Task) -> str:

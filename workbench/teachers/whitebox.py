@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -148,7 +149,8 @@ class TransformersTeacher:
         return prepare_base(models.path_or_name(str(self._source)), models.cache_dir() / "students")
 
     def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
-        from workbench.students.generate import Generator
+        from workbench.measured import fastest
+        from workbench.students.generate import LINES, Generator
         from workbench.students.load import load_model, load_tokenizer
         from workbench.students.prepacked import prepack
 
@@ -163,7 +165,10 @@ class TransformersTeacher:
         more = ends if isinstance(ends, list) else [ends]
         stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
         prepack(model)
-        return tokenizer, Generator(model, frozenset(stops))
+        generator = Generator(model, frozenset(stops))
+        where = f"{self.model} on {model.device}"
+        generator.lines = fastest(f"lines of a batch for {where}, torch {version('torch')}", LINES, generator.pace)
+        return tokenizer, generator
 
     async def aclose(self) -> None:
         with self._lock:
