@@ -328,7 +328,7 @@ def test_what_came_is_written_though_the_run_is_cancelled(ledger: Ledger, monkey
 def test_a_reply_is_in_the_ledger_before_it_is_seen(ledger: Ledger) -> None:
     async def use() -> None:
         asker = Asker(Scripted(lambda request: "first"), ledger)
-        key, reply = await asker.ask(question())
-        assert ledger.get(key) == reply
+        answer = await asker.ask(question())
+        assert ledger.get(answer.call) == answer.reply
 
     asyncio.run(use())

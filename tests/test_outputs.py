@@ -175,7 +175,7 @@ def test_joining_and_groups() -> None:
     assert CALLS.join(a, []) is None
     assert CALLS.join(a + b, b + a) is None, "more than three"
     assert (CALLS.group(a + b), CALLS.group([])) == ("open_app", "none")
-    assert CALLS.scored_chars(a) is None
+    assert CALLS.scored_chars(a) == (0, None)
 
 
 def test_the_schema_says_what_the_parser_takes() -> None:
@@ -217,10 +217,23 @@ def test_whatever_json_comes_it_is_an_answer_or_a_parse_error(value: Any) -> Non
 def test_a_record_is_written_with_what_is_scored_first() -> None:
     value = RECORD.parse('{"summary": "s", "order_number": null, "queue": "billing", "items": "2"}')
     assert RECORD.dump(value) == '{"queue":"billing","order_number":null,"items":2,"summary":"s"}'
-    chars = RECORD.scored_chars(value)
-    assert RECORD.dump(value)[:chars] == '{"queue":"billing","order_number":null,"items":2'
-    assert Record(Ticket).scored_chars(value) is None
+    start, stop = RECORD.scored_chars(value)
+    assert start == 0 and RECORD.dump(value)[:stop] == '{"queue":"billing","order_number":null,"items":2'
+    assert Record(Ticket).scored_chars(value) == (0, None)
     assert RECORD.schema()["required"] == ["queue", "order_number", "items", "summary"]
+
+
+def test_a_rationale_is_written_first_and_not_scored() -> None:
+    output = Record(Ticket, rationale=["order_number"], ignore=["summary"], group_by="items")
+    value = output.parse('{"summary": "s", "order_number": "1 + 1", "queue": "billing", "items": 12}')
+    text = output.dump(value)
+    assert text == '{"order_number":"1 + 1","queue":"billing","items":12,"summary":"s"}'
+    start, stop = output.scored_chars(value)
+    assert text[start:stop] == ',"queue":"billing","items":12'
+    assert output.same(value, {**value, "order_number": None}) and not output.same(value, {**value, "items": 1})
+    assert output.tally({**value, "order_number": None}, value) == {"exact": (1.0, 1.0), "field_accuracy": (2.0, 2.0)}
+    assert (output.group(value), Record(Ticket, group_by="order_number").group(value)) == ("2 digits", "1 + 1")
+    assert output.schema()["required"] == list(value)
 
 
 @pytest.mark.parametrize(

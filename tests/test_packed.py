@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
 
 def rows() -> list[Encoded]:
     torch.manual_seed(1)
-    return [Encoded(torch.randint(1, 50, (length + 2,)).tolist(), 2, length) for length in LENGTHS]
+    return [Encoded(torch.randint(1, 50, (length + 2,)).tolist(), 2, range(length)) for length in LENGTHS]
 
 
 def llama() -> LlamaForCausalLM:

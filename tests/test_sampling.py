@@ -232,7 +232,7 @@ def test_a_score_has_no_hole_that_may_yet_be_filled(deed: str, mends: bool, tmp_
 
     async def labelled(url: str, ledger: Ledger, *, whole: bool) -> list[Reply | None]:
         teacher = teacher_at(url)
-        asker = Asker(teacher, ledger, attempts=1, concurrency=1)
+        asker = Asker(teacher, ledger, attempts=1, concurrency=1, constrained=False)
         try:
             labeler = Labeler(task, task.examples("seed"), "fixed", config.shots)
             return await label_all(asker, labeler, rows, config, whole=whole)

@@ -93,7 +93,7 @@ def test_other_templates_are_kept_and_their_end_of_turn_is_found(tmp_path: Path)
 
 def test_only_the_completion_is_trained_and_its_end_of_turn_is(smollm2_hf: Path) -> None:
     tokenizer, words = load_tokenizer(smollm2_hf), rendering_for(smollm2_hf)
-    rows = encode(tokenizer, words, [ROWS[0], ROWS[3], Pair(prompt="p", completion="abc", scored=0)])
+    rows = encode(tokenizer, words, [ROWS[0], ROWS[3], Pair(prompt="p", completion="abc", scored=(0, 0))])
     batch = collate(rows, tokenizer.pad_token_id)
     for turn, (row, pair) in enumerate(zip(rows, ROWS[:1] + ROWS[3:4], strict=False)):
         labels = batch.labels_B_T[turn]
@@ -109,9 +109,19 @@ def test_scored_characters_end_inside_a_row(smollm2_hf: Path) -> None:
     text = '{"team":"billing","reply":"We are sorry."}'
     cut = text.index('"We')
     tokenizer = load_tokenizer(smollm2_hf)
-    (row,) = encode(tokenizer, rendering_for(smollm2_hf), [Pair(prompt="x", completion=text, scored=cut)])
-    counted = str(tokenizer.decode(row.ids[row.prompt : row.prompt + row.scored]))
+    (row,) = encode(tokenizer, rendering_for(smollm2_hf), [Pair(prompt="x", completion=text, scored=(0, cut))])
+    counted = str(tokenizer.decode(row.ids[row.prompt :][: row.scored.stop]))
     assert text.startswith(counted) and cut <= len(counted) <= cut + 3
+
+
+def test_scored_characters_begin_behind_a_rationale(smollm2_hf: Path) -> None:
+    text = '{"steps":"4 * 12 = 48","answer":48}'
+    cut = text.index(',"answer')
+    tokenizer = load_tokenizer(smollm2_hf)
+    (row,) = encode(tokenizer, rendering_for(smollm2_hf), [Pair(prompt="x", completion=text, scored=(cut, None))])
+    counted = str(tokenizer.decode([row.ids[row.prompt :][place] for place in row.scored]))
+    assert counted.endswith('answer":48}<|im_end|>') and len(counted) <= len(text) - cut + len("<|im_end|>")
+    assert int(collate([row], tokenizer.pad_token_id).scored_B_T.sum()) == len(row.scored)
 
 
 def test_padding_is_not_the_end_of_turn(smollm2_hf: Path, tiny: Path) -> None:

@@ -4,12 +4,14 @@
     grounding.py       grounded: are the values found in the input, or derivable by a declared rule?
     cues.py            cued, asked, apart: does the input say what the answer says, and no more?
     equivalence.py     equivalent: does it ask for the same as the known target?
+    arithmetic.py      recomputes: is each step of a reckoning true, and made of what the input says?
     execution.py       executes: does the SQL run, and give what the known target's gives? (in a sandbox)
     second_look.py     round_trip, vote: what does the teacher say when it is asked again? (costs calls)
 
 A validator is any object with `name` and `judge(judged, task) -> Check`; `simple` makes one from a function.
 """
 
+from workbench.validators.arithmetic import recomputes
 from workbench.validators.cues import apart, asked, cued
 from workbench.validators.equivalence import equivalent
 from workbench.validators.execution import executes
@@ -19,6 +21,6 @@ from workbench.validators.simple import simple
 from workbench.validators.structure import parses, schema
 
 __all__ = [
-    "apart", "asked", "cued", "equivalent", "executes", "grounded", "minutes", "number", "parses", "percent", "round_trip",
-    "schema", "simple", "vote",
+    "apart", "asked", "cued", "equivalent", "executes", "grounded", "minutes", "number", "parses", "percent", "recomputes",
+    "round_trip", "schema", "simple", "vote",
 ]  # fmt: skip

@@ -32,6 +32,10 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in train.lr=0.0005.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: sample and judge on a Ray cluster.")] = "",
+    method: Annotated[
+        str,
+        typer.Option(help="sft: from the teacher's text; kd: from its distributions too; qat: rounded as it ships."),
+    ] = "",
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
     force: Annotated[str, typer.Option(help="Run this stage though nothing changed.")] = "",
     dry_run: Annotated[bool, typer.Option(help="Say what would run, and do nothing.")] = False,
@@ -43,7 +47,8 @@ def run(
     from workbench import commands, registry
 
     found = registry.load(task)
-    sets = [*(set_ or []), *([f"runtime.engine={engine}"] if engine else [])]
+    named = {"runtime.engine": engine, "distil.method": method}
+    sets = [*(set_ or []), *(f"{name}={value}" for name, value in named.items() if value)]
     settings = commands.settings(found, profile, sets, file=config, teacher=teacher, student=student)
     commands.run(found, settings, until=until, force=force, dry=dry_run, accept=accept_terms or [])
 
@@ -170,6 +175,25 @@ def teachers(
     from workbench import registry, teacher_commands
 
     teacher_commands.teachers(registry.load(task), teacher, rows, set_ or [])
+
+
+@app.command()
+def compare(
+    task: TaskArg,
+    methods: Annotated[str, typer.Option(help="With commas between: sft, kd, qat.")] = "sft,kd,qat",
+    seeds: Annotated[int, typer.Option(min=1, help="How often each is trained.")] = 3,
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
+    student: Annotated[str, typer.Option(help="As for run.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
+) -> None:
+    """Ways of learning on the same rows: which of them pays on this task, with several seeds each."""
+    from workbench import commands, comparison, registry
+
+    found = registry.load(task)
+    settings = commands.settings(found, profile, set_ or [], teacher=teacher, student=student)
+    names = [name for name in (part.strip() for part in methods.split(",")) if name]
+    print("\n".join(comparison.told(found, comparison.compare(found, settings, names, seeds, Path.cwd()))))
 
 
 @app.command("tune-teacher")

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from workbench.errors import ConfigError
-from workbench.students.settings import TrainConfig
+from workbench.students.settings import DistilConfig, TrainConfig
 from workbench.types import Frozen
 
 BATCH_SHARE = 0.5  # of the price, in a batch
@@ -230,6 +230,7 @@ class Config(Frozen):
     select: SelectConfig = SelectConfig()
     student: StudentConfig = StudentConfig()
     train: TrainConfig = TrainConfig()
+    distil: DistilConfig = DistilConfig()
     export: ExportConfig = ExportConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     runtime: Runtime = Runtime()
@@ -288,6 +289,11 @@ def load_config(
         (each.model, each.base_url) for each in config.pool.teachers
     ]:
         raise ConfigError("pool.teachers: the teacher itself is one of them", "name it once")
+    if config.distil.method == "kd" and config.teacher.base_url:
+        raise ConfigError(
+            f"{config.teacher.model} is behind an API, which does not tell what it thinks of tokens that it did not write",
+            "learn from its text (--method sft), or take a teacher that runs here: a GGUF, or hf:NAME",
+        )
     if config.teacher.batch and config.sample.max_minutes < DAY:
         raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")
     return config

@@ -8,6 +8,7 @@
     ├── TeacherError     a teacher said no, or nothing; see `kind`
     ├── ModelError       a model could not be fetched or is not the file it should be
     ├── StudentError     a student cannot be loaded or trained
+    ├── LogitError       a file of a teacher's logits: damaged, of another tokenizer, or a row that cannot go into it
     ├── EdgeError        conversion, quantization or llama.cpp
     ├── StoreError       the disk: full, torn, not ours
     └── LockedError      another run is at work in the same place
@@ -67,6 +68,10 @@ class ModelError(WorkbenchError):
 
 
 class StudentError(WorkbenchError):
+    pass
+
+
+class LogitError(WorkbenchError):
     pass
 
 

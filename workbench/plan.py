@@ -19,6 +19,7 @@ from workbench.digest import tree_digest
 from workbench.edge.native import runtime_version
 from workbench.stages.context import read_json
 from workbench.store import Artifact, stage_key
+from workbench.students.settings import DistilConfig
 
 
 class Stage(NamedTuple):
@@ -70,7 +71,7 @@ STAGES = (
     Stage("shots", 6, ("examples",), ("teacher", "shots")),
     Stage(
         "sample",
-        10,
+        11,
         ("examples", "shots"),
         ("teacher", "shots", "sample", "leaks", "rounds", "pool"),
         before=("sample", "export"),
@@ -80,35 +81,44 @@ STAGES = (
         "train",
         4,
         ("examples", "select"),
-        ("student", "train", "rounds"),
+        ("student", "train", "rounds", "distil"),
         TRAINING,
         code=False,
         resumes=True,
         before=("train",),
     ),
-    Stage("merge", 2, ("examples", "train"), ("student", "train", "rounds"), TRAINING, code=False),
+    Stage("merge", 2, ("examples", "train"), ("student", "train", "rounds", "distil"), TRAINING, code=False),
     Stage(
         "export",
         4,
         ("examples", "select", "merge"),
-        ("teacher", "student", "export", "rounds"),
+        ("teacher", "student", "export", "rounds", "distil"),
         ("xllamacpp", "cyllama"),
     ),
     Stage("evaluate", 5, ("examples", "shots", "export"), ("teacher", "shots", "student", "evaluate"), ("xllamacpp",)),
 )
-WHERE_SET = {"rounds": RoundsConfig(), "pool": PoolConfig()}  # in a key only where they are other than this
-AGAIN = ("sample", "select", "train", "merge", "export")  # in each round
+# in a key only where they are other than this
+WHERE_SET = {"rounds": RoundsConfig(), "pool": PoolConfig(), "distil": DistilConfig()}
+CAPTURE = Stage(  # before the training, where that learns from what the teacher thinks of the rows
+    "capture", 1, ("examples", "shots", "select"), ("teacher", "shots", "distil", "rounds"), ("torch", "transformers")
+)
+AGAIN = ("sample", "select", "capture", "train", "merge", "export")  # in each round
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """All that a run may walk through: a round that gains nothing ends the rounds."""
+    found = list(STAGES)
+    if config.distil.method == "kd":
+        place = next(place for place, stage in enumerate(found) if stage.name == "train")
+        learns = found[place]._replace(needs=(*found[place].needs, CAPTURE.name))
+        found[place : place + 1] = [CAPTURE, learns]
     again = [
         stage._replace(round=number)
         for number in range(2, config.rounds.count + 1)
-        for stage in STAGES
+        for stage in found
         if stage.name in AGAIN
     ]
-    return (*STAGES[:-1], *again, STAGES[-1])
+    return (*found[:-1], *again, found[-1])
 
 
 def inputs_of(stage: Stage, kept: int) -> dict[str, str]:

@@ -19,7 +19,7 @@ from workbench.config import Config
 from workbench.digest import digest
 from workbench.errors import StoreError
 from workbench.licences import Policy
-from workbench.plan import STAGES, Done, label
+from workbench.plan import CAPTURE, STAGES, Done, label
 
 ENDLESS = "~"  # after every time
 
@@ -64,7 +64,8 @@ class Lock(BaseModel):
     @property
     def artifacts(self) -> dict[str, Path]:
         """Of the round that ships, by the stages' names."""
-        return {stage.name: Path(entry.path) for stage in STAGES if (entry := self.entry(stage.name)) is not None}
+        names = dict.fromkeys(entry.stage.partition(".")[0] for entry in self.stages)
+        return {name: Path(entry.path) for name in names if (entry := self.entry(name)) is not None}
 
 
 class RunFolder:
@@ -160,7 +161,7 @@ def list_runs(project: Path) -> dict[str, Path]:
 
 def span(run: Path, stage: str) -> tuple[str, str]:
     """When a stage began and when the next one took over, as the ledger writes times; two empty texts where it did not run."""
-    names, begin = {each.name for each in STAGES}, ""
+    names, begin = {each.name for each in (*STAGES, CAPTURE)}, ""
     for at, text in _events(run / "events.jsonl"):
         teller = text.partition(":")[0]
         if text == f"{stage}: runs":

@@ -87,3 +87,18 @@ def shuffled(items: Sequence[Any], seed: int) -> list[Any]:
     copy = list(items)
     random.Random(seed).shuffle(copy)
     return copy
+
+
+def permutation(a: Sequence[float], b: Sequence[float], rounds: int = 20_000, seed: int = 0) -> float:
+    """Two-sided p value of the mean paired difference, by flipping the signs of the rows' differences at random (Fisher's
+    randomization test); 1 where there is none. Raises ValueError on unequal lengths."""
+    import numpy as np
+
+    differences = np.array([x - y for x, y in zip(a, b, strict=True)], dtype=float)
+    differences = differences[differences != 0]
+    if not len(differences):
+        return 1.0
+    seen = abs(differences.sum())
+    signs = np.random.default_rng(seed).integers(0, 2, size=(rounds, len(differences))) * 2 - 1
+    as_far = int((abs(signs @ differences) >= seen - 1e-9).sum())
+    return (as_far + 1) / (rounds + 1)

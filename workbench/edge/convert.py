@@ -4,6 +4,7 @@ The tokenizer is the delicate half. llama.cpp knows a pre-tokenizer by name (`to
 finds that name by hashing what the tokenizer makes of one test string; a tokenizer that transformers rebuilt from a
 GGUF may hash to nothing. So when the base model came from a GGUF, its `tokenizer.*` metadata is copied as it stands,
 provided that its tokens are the folder's one for one; where the vocabulary was changed, the pre-tokenizer's name is.
+A vocabulary that was trimmed (students/vocabulary.py) remembers what it made of that string before.
 
 On top of that the file always says: exactly the chat template that was given; as `eos` the token with which that
 template ends the assistant's turn; no BOS before the prompt; and a padding token that is not `eos`. The finished file

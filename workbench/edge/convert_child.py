@@ -8,10 +8,12 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from workbench.edge.child import settle
 from workbench.edge.gguf_file import open_gguf, value
+from workbench.students.rendering import UNTRIMMED
 
 TEMPLATES = "tokenizer.chat_template"
 
@@ -27,6 +29,7 @@ def main(spec: dict[str, Any]) -> None:
         tokenizer = import_module("transformers").AutoTokenizer.from_pretrained(spec["model_dir"])
         if base is None:
             _without_sentencepiece(model)
+            _as_before_trimming(model, tokenizer)
             theirs(model)
         elif _same_tokens(base, tokenizer, int(model.hparams["vocab_size"])):
             _copy_tokenizer(base, model.gguf_writer)
@@ -58,6 +61,22 @@ def _without_sentencepiece(model: Any) -> None:
         raise FileNotFoundError(model.dir_model / "tokenizer.model")
 
     model._create_vocab_sentencepiece = no_model_file
+
+
+def _as_before_trimming(model: Any, tokenizer: Any) -> None:
+    """The converter knows a pre-tokenizer by the ids of a text, which a trimmed vocabulary changes and its folder remembers."""
+    told = tokenizer.init_kwargs.get(UNTRIMMED)
+    if not told:
+        return
+    known = model.get_vocab_base_pre
+
+    def encode(text: str) -> list[int]:
+        if text != told["text"]:
+            raise SystemExit("the converter knows pre-tokenizers by another text now: trim the vocabulary anew")
+        ids: list[int] = told["ids"]
+        return ids
+
+    model.get_vocab_base_pre = lambda _tokenizer: known(SimpleNamespace(encode=encode))
 
 
 def _same_tokens(base: Any, tokenizer: Any, vocab_size: int) -> bool:

@@ -56,8 +56,8 @@ class Output(Protocol):
     def dump(self, value: Any) -> str:
         """Canonical value -> the text that the student learns to write."""
 
-    def scored_chars(self, value: Any) -> int | None:
-        """How many leading characters of `dump(value)` count for an exact match; None for all of them."""
+    def scored_chars(self, value: Any) -> tuple[int, int | None]:
+        """Where in `dump(value)` the characters that count for an exact match begin and where they end; None: with the text."""
 
     def group(self, value: Any) -> str:
         """A coarse class of the value (first function, first choice field): few-shot blocks are shared within it."""

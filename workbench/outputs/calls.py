@@ -101,8 +101,8 @@ class Calls:
     def dump(self, value: Any) -> str:
         return compact(value)
 
-    def scored_chars(self, value: Any) -> int | None:
-        return None
+    def scored_chars(self, value: Any) -> tuple[int, int | None]:
+        return 0, None
 
     def group(self, value: Any) -> str:
         return str(value[0]["name"]) if value else "none"

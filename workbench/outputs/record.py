@@ -1,6 +1,7 @@
 """Extraction and routing: an answer is one typed record, `{"queue": "billing", "order_number": null, ...}`.
 
-Fields named in `ignore` (free text such as a summary) are written last and are no part of exact match.
+Fields named in `ignore` (free text such as a summary) are written last and are no part of exact match. Nor are those named in
+`rationale`, which are written first: what is said there, the rest of the answer is drawn from.
 """
 
 from collections.abc import Sequence
@@ -25,21 +26,31 @@ from workbench.outputs.base import (
 
 
 class Record:
-    """One record of `model`; `ignore` names the fields that are not scored, `group_by` the field rows are grouped by."""
+    """One record of `model`; `ignore` and `rationale` name the fields that are not scored, `group_by` the field that rows are
+    grouped by (a number by how many digits it has before the point)."""
 
     metrics = ("exact", "field_accuracy")
 
-    def __init__(self, model: type[BaseModel], *, ignore: Sequence[str] = (), group_by: str | None = None) -> None:
+    def __init__(
+        self,
+        model: type[BaseModel],
+        *,
+        ignore: Sequence[str] = (),
+        rationale: Sequence[str] = (),
+        group_by: str | None = None,
+    ) -> None:
         self.model = model
         self.ignore = tuple(ignore)
-        self.scored = tuple(name for name in model.model_fields if name not in self.ignore)
+        self.rationale = tuple(rationale)
+        self.scored = tuple(name for name in model.model_fields if name not in (*self.ignore, *self.rationale))
+        self.order = (*self.rationale, *self.scored, *self.ignore)
         self.group_by = group_by or self.scored[0]
         self._kinds = {name: kind_of(spec) for name, spec in self.schema()["properties"].items()}
 
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the record, every field required, the scored fields first."""
+        """JSON schema of the record, every field required: the rationale, the scored fields, the others."""
         schema = inlined(self.model.model_json_schema())
-        order = [*self.scored, *self.ignore]
+        order = list(self.order)
         properties = {name: _untitled(schema["properties"][name]) for name in order}
         return {"type": "object", "properties": properties, "required": order, "additionalProperties": False}
 
@@ -63,18 +74,22 @@ class Record:
         if extra:
             raise ParseError("schema", f"no field is called {extra[0]!r}")
         full = validated(self.model, value, "")
-        return {name: full[name] for name in (*self.scored, *self.ignore)}
+        return {name: full[name] for name in self.order}
 
     def dump(self, value: Any) -> str:
         return compact(value)
 
-    def scored_chars(self, value: Any) -> int | None:
-        if not self.ignore:
-            return None
-        return len(compact({name: value[name] for name in self.scored})) - 1
+    def scored_chars(self, value: Any) -> tuple[int, int | None]:
+        first = {name: value[name] for name in self.rationale}
+        start = len(compact(first)) - 1 if first else 0
+        counted = {**first, **{name: value[name] for name in self.scored}}
+        return start, len(compact(counted)) - 1 if self.ignore else None
 
     def group(self, value: Any) -> str:
-        return str(value[self.group_by])
+        found = value[self.group_by]
+        if found is not None and self._kinds[self.group_by] == "number":
+            return f"{len(str(abs(int(found))))} digits"
+        return str(found)
 
     def slots(self, value: Any) -> list[Slot]:
         return [Slot((name,), name, value[name], self._kinds[name]) for name in self.scored if value[name] is not None]

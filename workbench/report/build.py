@@ -70,7 +70,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
                 f"{pair} agree on {same} of {both} inputs" for pair, (same, both) in funnel.get("agreement", {}).items()
             ),
         ),
-        student=m.Student(name=config.student.model, licence=student_licence),
+        student=m.Student(name=config.student.model, licence=student_licence, learned=_learned(config, art)),
         sources=tuple(
             m.Source(
                 name=name, rows=count, licence=", ".join(sorted({r.licence for r in rows if r.source == name} - {""}))
@@ -126,6 +126,17 @@ def _rounds(lock: Lock) -> tuple[m.Round, ...]:
             )
         )
     return tuple(found) if len(found) > 1 else ()
+
+
+def _learned(config: Config, art: dict[str, Path]) -> str:
+    if "capture" not in art:
+        return ""
+    captured, distil = read_json(art["capture"] / "capture.json"), config.distil
+    aligned = read_json(art["train"] / "summary.json")["aligned"]
+    return (
+        f"the teacher's {captured['k']} likeliest next tokens at {aligned:.0%} of the places, by {distil.divergence} at "
+        f"temperature {distil.temperature:g} with weight {distil.weight:g}, and the text"
+    )
 
 
 def _member(teacher: Member) -> str:

@@ -127,11 +127,12 @@ class Teacher(Frozen):
 
 
 class Student(Frozen):
-    """What was trained. `hub` is its id on the Hugging Face hub, for the model card."""
+    """What was trained. `hub` is its id on the Hugging Face hub, for the model card; `learned` is what it learned from."""
 
     name: str
     licence: str
     hub: str = ""
+    learned: str = ""
 
 
 class Source(Frozen):

@@ -80,7 +80,7 @@ def exchanged(output: Output, answer: Any, pools: Pools, rng: random.Random, sha
 
 def holds_free_text(output: Output, answer: Any) -> bool:
     """Whether it holds text that is not scored."""
-    return output.scored_chars(answer) is not None
+    return output.scored_chars(answer) != (0, None)
 
 
 def everywhere(output: Output, answer: Any, old: str, new: str) -> Any:

@@ -49,7 +49,10 @@ def run(context: Context) -> None:
         base_gguf=source if source.suffix == ".gguf" else None,
         facts={provenance.KEY: _bill(context).model_dump_json()},
     )
-    matrix = _importance(context, weights, full) if config.importance else None
+    on_grid = (
+        context.config.distil.method == "qat"
+    )  # with a matrix the quantizer takes other scales than those trained for
+    matrix = _importance(context, weights, full) if config.importance and not on_grid else None
     made = [_scored(context, UNQUANTIZED, full)]
     for name in config.quants:
         use = matrix if name != "Q8_0" else None

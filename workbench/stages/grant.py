@@ -14,7 +14,7 @@ from workbench.errors import TeacherError
 from workbench.judge import Bench, judge
 from workbench.sources.writer import InputWriter
 from workbench.stages.pool import Ballot, Pool, Turn, agreements, ballot, elected, plain_name
-from workbench.stages.shots import label_request
+from workbench.stages.shots import label_request, tried
 from workbench.stages.wishes import Wish
 from workbench.teachers.asker import Answer, Asker
 from workbench.teachers.prompts import Labeler
@@ -57,6 +57,8 @@ class Granter:
     ) -> None:
         self.task, self.config, self.pool, self.bench = task, config, pool, bench
         self.labeler = Labeler(task, seeds, mode, config.shots)
+        cheapest = tried(config)[0]  # will do to see what the teacher makes of an input that it wrote itself
+        self.looker = self.labeler if mode == cheapest else Labeler(task, seeds, cheapest, config.shots)
         self.writer = InputWriter(task, seeds)
 
     @property
@@ -133,7 +135,8 @@ class Granter:
             reason = f"the teacher's reply ended by {answer.reply.finish}"
             verdict = Verdict(outcome="fail", checks=(Check(validator="finished", outcome="fail", reason=reason),))
         else:
-            verdict = await judge(self.task, example, text, Teller(turn, self.labeler, self.config), self.bench)
+            labeler = self.labeler if wish.example is not None else self.looker
+            verdict = await judge(self.task, example, text, Teller(turn, labeler, self.config), self.bench)
         return _judgement(wish, example, text, answer, verdict)
 
     async def _ballots(self, example: Example, own: Ballot, others: list[Asker], k: int) -> list[Ballot]:

@@ -18,6 +18,8 @@ def run(context: Context) -> None:
     base = prepare_base(models.path_or_name(context.config.student.model), context.cache / "students")
     dev = pairs(context.task, context.examples("dev"))
     ways = WAYS if context.config.train.quantize_base == "nf4" else WAYS[1:]
+    if context.config.distil.method == "qat":
+        ways = ways[:1]  # what was rounded in training is that sum and no other
     scores: dict[str, tuple[float, float]] = {}
     for way in ways:
         folder = merge(base, context.inputs["train"] / "adapter", context.out / way, onto=way)

@@ -2,13 +2,18 @@
 
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from workbench import models
 from workbench.declaration import Task
 from workbench.errors import EdgeError
-from workbench.stages.context import Context, read_jsonl
+from workbench.stages.capture import FILE
+from workbench.stages.context import Context, read_json, read_jsonl
 from workbench.students.settings import Pair, Progress
 from workbench.types import Example, Row
+
+if TYPE_CHECKING:
+    from workbench.students.taught import Taught
 
 TELL_EVERY_S = 15.0
 
@@ -47,6 +52,7 @@ def run(context: Context) -> None:
     if config.max_minutes is not None:
         config = config.model_copy(update={"max_minutes": config.max_minutes / count})
     before = context.inputs.get("train before")
+    taught = _taught(context, base)
     train(
         base,
         rows,
@@ -55,11 +61,26 @@ def run(context: Context) -> None:
         context.out,
         Teller(context),
         start=before / "adapter" if before is not None else None,
+        taught=taught,
+        grid=context.config.distil.grid if context.config.distil.method == "qat" else None,
     )
 
 
+def _taught(context: Context, base: Path) -> "Taught | None":
+    """What the teacher thinks of the rows, where that was captured."""
+    captured = context.inputs.get("capture")
+    if captured is None:
+        return None
+    from workbench.students.divergence import Blend
+    from workbench.students.taught import Taught
+
+    config, made = context.config.distil, read_json(captured / "capture.json")
+    blend = Blend(config.weight, config.temperature, config.divergence, config.beta)
+    return Taught(captured / FILE, Path(made["tokenizer"]), base, blend)
+
+
 def pairs(task: Task, examples: list[Example]) -> list[Pair]:
-    """Human rows as the student would have to answer them, with the number of characters that count."""
+    """Human rows as the student would have to answer them, with the characters that count."""
     return [
         Pair(
             prompt=task.student_prompt(example.input),

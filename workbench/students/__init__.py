@@ -14,5 +14,8 @@ and the dev score), attention.py, prepacked.py and generate.py (many answers at 
 (bf16 compute, fp32 master weights), schedule.py (learning rate, and how many steps fit into the minutes), checkpoint.py (one
 file, written aside and renamed).
 
+Before it, for a smaller student: prune.py (blocks and neurons, by measured importance), vocabulary.py (tokens that the task
+does not need), folders.py (a folder's tensors and settings, without a model).
+
 What it does not do: train more than the LoRA matrices, use more than one GPU.
 """

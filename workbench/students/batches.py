@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from workbench.students.divergence import NONE, Soft
 from workbench.students.rendering import Rendering
 from workbench.students.settings import Pair
 
@@ -21,20 +22,24 @@ WINDOW_BATCHES = 8  # batches that share one sorting by length
 
 
 class Encoded(NamedTuple):
-    """One row as ids. `prompt` tokens come first and are not trained; `scored` completion tokens count on dev."""
+    """One row as ids. `prompt` tokens come first and are not trained; of the completion's, those in `scored` count on dev.
+    `soft` is what a teacher says of each completion token's place."""
 
     ids: list[int]
     prompt: int
-    scored: int
+    scored: range
+    soft: Soft | None = None
 
 
 class Batch(NamedTuple):
-    """Padded on the right. All are (B, T): ids and labels int64, mask int64 of 0/1, scored bool."""
+    """Padded on the right. All are (B, T): ids and labels int64, mask int64 of 0/1, scored bool. `soft` is of the labelled
+    tokens, row by row; None where no row has any."""
 
     ids_B_T: torch.Tensor
     mask_B_T: torch.Tensor
     labels_B_T: torch.Tensor
     scored_B_T: torch.Tensor
+    soft: Soft | None = None
 
     @property
     def tokens(self) -> int:
@@ -42,7 +47,9 @@ class Batch(NamedTuple):
         return int(self.mask_B_T.sum())
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(tensor.to(device) for tensor in self))
+        soft = None if self.soft is None else Soft(*(tensor.to(device) for tensor in self.soft))
+        ids, mask, labels, scored = (tensor.to(device) for tensor in self[:4])
+        return Batch(ids, mask, labels, scored, soft)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequence[Pair]) -> list[Encoded]:
@@ -57,9 +64,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequ
     for pair, prompt, answer, offsets in zip(
         pairs, prompts, answers["input_ids"], answers["offset_mapping"], strict=True
     ):
-        limit = pair.scored
-        scored = len(answer) if limit is None else sum(start < limit for start, _ in offsets)
-        rows.append(Encoded(list(prompt) + list(answer), len(prompt), scored))
+        first, end = pair.scored
+        begin = sum(start < first for start, _ in offsets)
+        stop = len(answer) if end is None else sum(start < end for start, _ in offsets)
+        rows.append(Encoded(list(prompt) + list(answer), len(prompt), range(begin, stop)))
     return rows
 
 
@@ -122,5 +130,22 @@ def collate(rows: Sequence[Encoded], pad: int) -> Batch:
         ids_B_T[turn, : len(ids)] = ids
         mask_B_T[turn, : len(ids)] = 1
         labels_B_T[turn, row.prompt : len(ids)] = ids[row.prompt :]
-        scored_B_T[turn, row.prompt : row.prompt + row.scored] = True
-    return Batch(ids_B_T, mask_B_T, labels_B_T, scored_B_T)
+        scored_B_T[turn, row.prompt + row.scored.start : row.prompt + row.scored.stop] = True
+    return Batch(ids_B_T, mask_B_T, labels_B_T, scored_B_T, _joined(rows))
+
+
+def _joined(rows: Sequence[Encoded]) -> Soft | None:
+    """What is said of all completion tokens, in the rows' order, as wide as the widest."""
+    width = max((row.soft.ids_L_K.shape[1] for row in rows if row.soft is not None), default=0)
+    if not width:
+        return None
+    count = sum(len(row.ids) - row.prompt for row in rows)
+    ids_L_K, logs_L_K = torch.full((count, width), NONE), torch.full((count, width), -torch.inf)
+    at = 0
+    for row in rows:
+        length = len(row.ids) - row.prompt
+        if row.soft is not None:
+            kept = row.soft.ids_L_K.shape[1]
+            ids_L_K[at : at + length, :kept], logs_L_K[at : at + length, :kept] = row.soft
+        at += length
+    return Soft(ids_L_K, logs_L_K)

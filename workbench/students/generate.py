@@ -8,8 +8,8 @@ Shapes: B rows, T new tokens of a row, S a row's own tokens so far (T included),
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -25,6 +25,7 @@ ADMIT = 16  # free lines that are worth reading new prompts for
 READ_AT_ONCE = 64  # prompts
 SCORES = 8_000_000  # of rows * new tokens * all tokens in one pass; with 12 heads 0.4 GB in fp32
 PASS = 24  # tokens that are read in the time that a pass takes to go through the weights once, on two cores
+LOGITS = 64_000_000  # of scored texts, in one pass; 0.25 GB in fp32
 HELD = 65_536  # tokens of a batch, without the shared ones; more are not admitted
 
 
@@ -40,6 +41,26 @@ class Job(NamedTuple):
     top_p: float = 1.0
     name: int = 0
     shared: int = 0
+
+
+class Text(NamedTuple):
+    """A prompt and its completion in tokens, the last `written` ones the completion's. `name` and `shared` as a job's."""
+
+    ids: tuple[int, ...]
+    written: int
+    name: int = 0
+    shared: int = 0
+
+
+class Top(NamedTuple):
+    """At each of the C tokens of a completion, what else might stand there: the K likeliest tokens (C, K), and their
+    log-probabilities at temperature 1 (C, K), the likeliest first."""
+
+    ids_C_K: torch.Tensor
+    logprobs_C_K: torch.Tensor
+
+
+J = TypeVar("J", Job, Text)
 
 
 class Chosen(NamedTuple):
@@ -209,25 +230,46 @@ class Generator:
             return 0.0
         return lines * STEPS / (time.perf_counter() - began)
 
+    @torch.inference_mode()
+    def score(self, texts: Sequence[Text], k: int) -> Iterator[tuple[Text, Top]]:
+        """What the model makes of texts that somebody wrote, by length; each is read once."""
+        width = int(self.model.config.vocab_size)
+        for part in _parts(texts):
+            most = max(1, LOGITS // (width * (max(text.written for text in part) + 1)))
+            for at in range(0, len(part), most):
+                some = part[at : at + most]
+                longest = max(text.written for text in some)
+                prefixes, ids_B_T, own_B_T = self._laid_out(some)
+                logits_B_C_V = self._forward(prefixes, DynamicCache(), ids_B_T, own_B_T, longest + 1)[:, :-1]
+                top = logits_B_C_V.topk(k)
+                logprobs_B_C_K = top.values - logits_B_C_V.logsumexp(-1, keepdim=True)
+                for line, text in enumerate(some):
+                    own = slice(longest - text.written, longest)
+                    yield text, Top(top.indices[line, own].cpu(), logprobs_B_C_K[line, own].cpu())
+
     def _step(self, batch: Batch, draw: torch.Generator) -> None:
         """One more token of each row."""
-        logits_B_V = self._forward(batch.prefixes, batch.cache, batch.last_B_1, batch.grown())
+        logits_B_V = self._forward(batch.prefixes, batch.cache, batch.last_B_1, batch.grown())[:, -1]
         batch.extend(_choose(logits_B_V, batch.jobs, draw))
 
     def _read(self, jobs: Sequence[Job], draw: torch.Generator) -> "Read":
         """The rows' own part of their prompts, and the first token of their answers."""
+        prefixes, ids_B_T, own_B_S = self._laid_out(jobs)
+        cache = DynamicCache()
+        logits_B_V = self._forward(prefixes, cache, ids_B_T, own_B_S)[:, -1]
+        return Read(prefixes, cache, own_B_S, _choose(logits_B_V, jobs, draw))
+
+    def _laid_out(self, jobs: Sequence[Job | Text]) -> tuple[list[Prefix], torch.Tensor, torch.Tensor]:
+        """What is shared, and of the rest the tokens (B, T), at the right, and which places are theirs (B, T)."""
         prefixes = [self._prefix(job.ids[: job.shared]) for job in jobs]
         rests = [torch.tensor(job.ids[job.shared :]) for job in jobs]
         longest = max(len(rest) for rest in rests)
         ids_B_T = torch.zeros(len(jobs), longest, dtype=torch.long)
-        own_B_S = torch.zeros(len(jobs), longest, dtype=torch.bool)  # padding stands between the prefix and a row's own
+        own_B_T = torch.zeros(len(jobs), longest, dtype=torch.bool)  # padding stands between the prefix and a row's own
         for row, rest in enumerate(rests):
             ids_B_T[row, longest - len(rest) :] = rest
-            own_B_S[row, longest - len(rest) :] = True
-        ids_B_T, own_B_S = ids_B_T.to(self.model.device), own_B_S.to(self.model.device)
-        cache = DynamicCache()
-        logits_B_V = self._forward(prefixes, cache, ids_B_T, own_B_S)
-        return Read(prefixes, cache, own_B_S, _choose(logits_B_V, jobs, draw))
+            own_B_T[row, longest - len(rest) :] = True
+        return prefixes, ids_B_T.to(self.model.device), own_B_T.to(self.model.device)
 
     def _prefix(self, ids: tuple[int, ...]) -> Prefix:
         """From what is kept, or from the kept one that begins most like it."""
@@ -252,9 +294,14 @@ class Generator:
         return self._prefixes[ids]
 
     def _forward(
-        self, prefixes: Sequence[Prefix], cache: DynamicCache, ids_B_T: torch.Tensor, own_B_S: torch.Tensor
+        self,
+        prefixes: Sequence[Prefix],
+        cache: DynamicCache,
+        ids_B_T: torch.Tensor,
+        own_B_S: torch.Tensor,
+        keep: int = 1,
     ) -> torch.Tensor:
-        """Logits (B, V) after the last of the new tokens; a prefix a row."""
+        """Logits (B, `keep`, V) after each of the last new tokens; a prefix a row."""
         new, total = ids_B_T.shape[1], own_B_S.shape[1]
         before_T_S = torch.ones(new, total, dtype=torch.bool, device=ids_B_T.device).tril(total - new)
         mask_B_T_S = own_B_S[:, None] & before_T_S
@@ -267,15 +314,15 @@ class Generator:
                 attention_mask=mask_B_T_S[:, None],
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
+                logits_to_keep=keep,
             )
-        logits_B_V: torch.Tensor = out.logits[:, -1].float()
-        return logits_B_V
+        logits_B_C_V: torch.Tensor = out.logits.float()
+        return logits_B_C_V
 
 
-def _parts(jobs: Sequence[Job]) -> list[list[Job]]:
+def _parts(jobs: Sequence[J]) -> list[list[J]]:
     """By length, as many as may be read in one pass, and no more padding than a pass of its own would cost; one at least."""
-    parts: list[list[Job]] = []
+    parts: list[list[J]] = []
     padding = longest = shared = 0
     for job in sorted(jobs, key=lambda job: len(job.ids) - job.shared):
         own, shared = len(job.ids) - job.shared, max(shared, job.shared)

@@ -110,6 +110,11 @@ def load_model(
     return loaded
 
 
+def weights_bytes(folder: Path) -> int:
+    """Of a folder's weights on the disk: all are bf16."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

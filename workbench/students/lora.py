@@ -3,7 +3,7 @@
 peft says what an adapter is, makes it and saves it. On a CPU its layers spend a third of a training step on copying,
 scaling and adding whole activations, and on unpacking NF4 in each pass; `_fuse` replaces what they do by products that add
 in place, on weights unpacked once, which take the place of the packed ones. The numbers are those of QLoRA: the base is what
-NF4 left of it.
+NF4 left of it. With a grid base and adapter are one matrix, rounded as the shipped file will be (`grid`).
 
 Shapes: N tokens, I inputs, O outputs, R rank.
 """
@@ -21,10 +21,14 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from workbench.errors import StudentError
+from workbench.students.grid import BLOCK, Grid
 
 
-def with_lora(model: PreTrainedModel, *, r: int, alpha: float, dropout: float, dtype: torch.dtype) -> PeftModel:
-    """The model, frozen, with fresh LoRA matrices. `dtype` is what they will be computed in."""
+def with_lora(
+    model: PreTrainedModel, *, r: int, alpha: float, dropout: float, dtype: torch.dtype, grid: Grid | None = None
+) -> PeftModel:
+    """The model, frozen, with fresh LoRA matrices. `dtype` is what they will be computed in; with a `grid` the sum of base and
+    adapter is rounded to it in each pass. Raises StudentError where a layer's inputs do not fill the grid's blocks."""
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]
@@ -34,8 +38,10 @@ def with_lora(model: PreTrainedModel, *, r: int, alpha: float, dropout: float, d
     )
     adapted = get_peft_model(model, config)
     assert isinstance(adapted, PeftModel)
-    if not dropout and model.device.type == "cpu":
-        _fuse(adapted, dtype)
+    if grid is not None and dropout:
+        raise StudentError("a student that is trained for its quantized form takes no dropout", "set train.dropout=0")
+    if grid is not None or (not dropout and model.device.type == "cpu"):
+        _fuse(adapted, dtype, grid)
     return adapted
 
 
@@ -49,12 +55,16 @@ def put_on(model: PeftModel, adapter: Path) -> None:
         raise StudentError(f"the adapter {adapter} has matrices of another model", "train from the start")
 
 
-def _fuse(model: PeftModel, dtype: torch.dtype) -> None:
-    for layer in model.modules():
+def _fuse(model: PeftModel, dtype: torch.dtype, grid: Grid | None) -> None:
+    for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             base: Any = layer.get_base_layer()
             if isinstance(base, torch.nn.Linear):
-                layer.forward = partial(_forward, layer, _dense(base).to(dtype), base.bias)
+                if grid is not None and base.in_features % BLOCK:
+                    raise StudentError(
+                        f"{name} has {base.in_features} inputs, no multiple of {BLOCK}", "train without a grid"
+                    )
+                layer.forward = partial(_forward, layer, _dense(base).to(dtype), base.bias, grid)
 
 
 def _dense(base: Any) -> torch.Tensor:
@@ -68,12 +78,17 @@ def _dense(base: Any) -> torch.Tensor:
     return plain
 
 
-def _forward(layer: LoraLayer, weight_O_I: torch.Tensor, bias_O: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+def _forward(
+    layer: LoraLayer, weight_O_I: torch.Tensor, bias_O: torch.Tensor | None, grid: Grid | None, x: torch.Tensor
+) -> torch.Tensor:
     name = layer.active_adapters[0]
     a_R_I, b_O_R = layer.lora_A[name].weight, layer.lora_B[name].weight
-    y_N_O: torch.Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
-        x.reshape(-1, x.shape[-1]), weight_O_I, a_R_I, b_O_R, layer.scaling[name]
-    )
+    given: Any = (x.reshape(-1, x.shape[-1]), weight_O_I, a_R_I, b_O_R, layer.scaling[name])
+    y_N_O: torch.Tensor
+    if grid is None:
+        y_N_O = _LoraProduct.apply(*given)  # type: ignore[no-untyped-call]
+    else:
+        y_N_O = _GridProduct.apply(*given, grid)  # type: ignore[no-untyped-call]
     if bias_O is not None:
         y_N_O = y_N_O + bias_O
     return y_N_O.view(*x.shape[:-1], -1)
@@ -98,3 +113,28 @@ class _LoraProduct(torch.autograd.Function):
         low_grad_N_R = (grad_N_O @ b_O_R).mul_(ctx.scale)
         grad_x = (grad_N_O @ weight_O_I).addmm_(low_grad_N_R, a_R_I) if ctx.needs_input_grad[0] else None
         return grad_x, None, low_grad_N_R.T @ x_N_I, (grad_N_O.T @ low_N_R).mul_(ctx.scale), None
+
+
+class _GridProduct(torch.autograd.Function):
+    """y = x G(W + s B A)ᵀ, its gradient as if G were not there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_N_I: torch.Tensor, weight_O_I: torch.Tensor, a_R_I: torch.Tensor, b_O_R: torch.Tensor, scale: float,
+        grid: Grid,
+    ) -> torch.Tensor:  # fmt: skip
+        merged_O_I = torch.addmm(weight_O_I.float(), b_O_R.float(), a_R_I.float(), alpha=scale)
+        rounded_O_I = grid(merged_O_I.bfloat16().float()).to(x_N_I.dtype)  # merged weights are written down in bf16
+        ctx.save_for_backward(x_N_I, rounded_O_I, a_R_I, b_O_R)
+        ctx.scale = scale
+        return x_N_I @ rounded_O_I.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_N_O: torch.Tensor
+    ) -> tuple[torch.Tensor | None, None, torch.Tensor, torch.Tensor, None, None]:
+        x_N_I, rounded_O_I, a_R_I, b_O_R = ctx.saved_tensors
+        low_grad_N_R = (grad_N_O @ b_O_R).mul_(ctx.scale)
+        grad_x = grad_N_O @ rounded_O_I if ctx.needs_input_grad[0] else None
+        return grad_x, None, low_grad_N_R.T @ x_N_I, (grad_N_O.T @ (x_N_I @ a_R_I.T)).mul_(ctx.scale), None, None

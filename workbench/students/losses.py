@@ -1,4 +1,5 @@
-"""The completion-only loss, and the dev score that needs no generating.
+"""The completion-only loss, alone or blended with a divergence from a teacher's distributions, and the dev score that needs no
+generating.
 
 The language-model head is applied only where there is a label: with a vocabulary of 49,152 and a hidden size of 576 it
 is a fifth of a 135M student's work at each position, and what it says at the prompt's is never looked at.
@@ -13,6 +14,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from workbench.students.batches import IGNORE, Batch, Encoded, batches, collate
+from workbench.students.divergence import NONE, Blend, Classes, Soft, blended, divergence, of_teacher
 from workbench.students.packed import states
 
 _SLICE = 512  # positions whose logits are held at once while scoring
@@ -33,47 +35,94 @@ def causal(model: torch.nn.Module) -> PreTrainedModel:
     return found
 
 
-def completion_loss(model: torch.nn.Module, batch: Batch, balance: float = 0.0) -> torch.Tensor:
+def completion_loss(
+    model: torch.nn.Module, batch: Batch, balance: float = 0.0, blend: Blend | None = None
+) -> torch.Tensor:
     """Mean negative log-likelihood of the labelled tokens, a scalar in nats. `balance`: 0 where each token counts alike, 1
-    where each row does, however long its answer; between them a token counts (tokens of its row) ** -balance."""
+    where each row does, however long its answer; between them a token counts (tokens of its row) ** -balance. `blend`: how
+    the batch's `soft` targets go in."""
     plain = causal(model)
     hidden_L_H, targets_L, row_L, _ = _labelled(plain, batch)
-    weights_L = torch.bincount(row_L)[row_L].float() ** -balance
+    weights_L = torch.bincount(row_L)[row_L].to(torch.promote_types(hidden_L_H.dtype, torch.float32)) ** -balance
     weights_L /= weights_L.sum()
     head: Any = plain.get_output_embeddings()  # type: ignore[no-untyped-call]
+    soft = batch.soft if blend is not None else None
     if _own_head(plain) or type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
-        return weights_L @ functional.cross_entropy(_logits(plain, hidden_L_H), targets_L, reduction="none")
-    loss: torch.Tensor = _FrozenHeadLoss.apply(hidden_L_H, head.weight, targets_L, weights_L)
+        logits_L_V = _logits(plain, hidden_L_H)
+        if soft is not None and blend is not None:
+            return weights_L @ blended(logits_L_V, targets_L, soft, blend)
+        return weights_L @ functional.cross_entropy(logits_L_V, targets_L, reduction="none")
+    loss: torch.Tensor = _FrozenHeadLoss.apply(hidden_L_H, head.weight, targets_L, weights_L, soft, blend)
     return loss
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
-    """Weighted cross-entropy under a head that is not trained: its gradient is made in the forward pass, a slice at a time, and
-    no logits are kept (Hsu et al. 2024, Liger Kernel)."""
+    """Weighted loss under a head that is not trained: its gradient is made in the forward pass, a slice at a time, and no
+    logits are kept (Hsu et al. 2024, Liger Kernel). A divergence from soft targets, if any, costs one more pass over the logits."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_L_H: torch.Tensor, head_V_H: torch.Tensor, targets_L: torch.Tensor, weights_L: torch.Tensor
+        ctx: Any,
+        hidden_L_H: torch.Tensor,
+        head_V_H: torch.Tensor,
+        targets_L: torch.Tensor,
+        weights_L: torch.Tensor,
+        soft: Soft | None,
+        blend: Blend | None,
     ) -> torch.Tensor:
         grad_L_H = torch.empty_like(hidden_L_H)
         loss = weights_L.new_zeros(())
         for at in range(0, len(targets_L), _SLICE):
             part = slice(at, at + _SLICE)
             wanted_L_1 = targets_L[part, None]
-            scores_L_V = (hidden_L_H[part] @ head_V_H.T).float()
+            scores_L_V = (hidden_L_H[part] @ head_V_H.T).to(weights_L.dtype)
             scores_L_V -= scores_L_V.logsumexp(-1, keepdim=True)
-            loss -= weights_L[part] @ scores_L_V.gather(1, wanted_L_1)[:, 0]
-            scores_L_V.exp_()
-            scores_L_V.scatter_add_(1, wanted_L_1, torch.full_like(wanted_L_1, -1, dtype=scores_L_V.dtype))
+            hard_L, share_L = -scores_L_V.gather(1, wanted_L_1)[:, 0], torch.ones_like(weights_L[part])
+            if soft is None or blend is None:
+                loss += weights_L[part] @ hard_L
+                scores_L_V.exp_()
+            else:
+                some = Soft(soft.ids_L_K[part], soft.logprobs_L_K[part])
+                far_L, share_L = _pulled(scores_L_V, some, blend)
+                loss += weights_L[part] @ (share_L * hard_L + far_L)
+            scores_L_V.scatter_add_(1, wanted_L_1, -share_L[:, None])
             torch.mm(scores_L_V.to(head_V_H.dtype), head_V_H, out=grad_L_H[part])
         ctx.save_for_backward(grad_L_H.mul_(weights_L[:, None]))
         return loss
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
         (grad_L_H,) = ctx.saved_tensors
-        return grad_L_H * grad, None, None, None
+        return grad_L_H * grad, None, None, None, None, None
+
+
+def _pulled(logprobs_L_V: torch.Tensor, soft: Soft, blend: Blend) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weighted divergence of each position (L,), and what is left there for the cross-entropy, 0 to 1 (L,).
+
+    In the place of the log-probabilities it leaves the gradient of both by the logits, but for the cross-entropy's -1 at the
+    target: with q the student's share of a token and g the gradient by the log-share of its class, it is g at a kept token, and
+    in the tail g * q / (the tail's share), for the g of all classes sum to nothing.
+    """
+    pull_L = blend.weight * soft.known_L.to(logprobs_L_V.dtype)
+    rest_L = 1 - pull_L
+    rows_N, slots_N = (soft.ids_L_K != NONE).nonzero(as_tuple=True)
+    ids_N = soft.ids_L_K[rows_N, slots_N]
+    teacher = of_teacher(Soft(soft.ids_L_K, soft.logprobs_L_K.to(logprobs_L_V.dtype)), logprobs_L_V.shape[1])
+    logs_L_C = torch.zeros_like(teacher.logs_L_C)
+    logs_L_C[rows_N, slots_N] = logprobs_L_V[rows_N, ids_N]
+    logprobs_L_V.exp_()
+    kept_N = logprobs_L_V[rows_N, ids_N]
+    logprobs_L_V[rows_N, ids_N] = 0
+    tail_L = logprobs_L_V.sum(1).clamp(min=torch.finfo(logprobs_L_V.dtype).tiny)
+    logs_L_C[:, -1] = tail_L.log()
+    with torch.enable_grad():
+        leaf_L_C = logs_L_C.requires_grad_()
+        far_L = blend.temperature**2 * divergence(teacher, Classes(leaf_L_C, teacher.alive_L_C), blend)
+        (by_L_C,) = torch.autograd.grad(far_L @ pull_L, leaf_L_C)
+    logprobs_L_V.mul_((rest_L + by_L_C[:, -1] / tail_L)[:, None])
+    logprobs_L_V[rows_N, ids_N] = rest_L[rows_N] * kept_N + by_L_C[rows_N, slots_N]
+    return (pull_L * far_L).detach(), rest_L
 
 
 @torch.no_grad()
@@ -83,6 +132,10 @@ def dev_score(model: torch.nn.Module, rows: Sequence[Encoded], *, pad: int, toke
     A row is exact if the argmax is the target at each scored position: as long as all tokens before were right, greedy
     decoding sees this very prefix, so this is greedy decoding's exact match. Two differences remain: the same text in
     other tokens counts as wrong here, and a decoder bound to a grammar can only do better.
+
+    Where text that is not scored comes first (a rationale), what follows is scored as if the student had written the dev
+    row's own: that is not greedy decoding, and more than the student will reach. It serves to compare checkpoints; what ships
+    is chosen by the dev scores of the exported files, which write their own.
     """
     training, plain = model.training, causal(model)
     model.eval()

@@ -25,10 +25,12 @@ from typing import Any
 
 import torch
 
+from workbench.digest import digest
 from workbench.errors import StudentError
 from workbench.students import checkpoint
 from workbench.students.batches import collate, encode, plan
 from workbench.students.checkpoint import Best, State
+from workbench.students.grid import GRIDS, Name
 from workbench.students.load import compute_dtype, load_model, load_tokenizer
 from workbench.students.lora import put_on, with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
@@ -38,6 +40,7 @@ from workbench.students.packed import pack
 from workbench.students.rendering import rendering_for
 from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
 from workbench.students.settings import Pair, Progress, TrainConfig
+from workbench.students.taught import Taught
 
 FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
 FIT_SHARE = 0.1
@@ -53,9 +56,13 @@ def train(
     work: Path,
     progress: Callable[[Progress], None],
     start: Path | None = None,
+    taught: Taught | None = None,
+    grid: Name | None = None,
 ) -> Path:
     """Train on `rows`, from the adapter `start` if there is one, and return the adapter's folder, `work/adapter`. Called again
     after a kill it goes on; called again when done it returns at once. Without dev rows the last adapter is the best one.
+    `taught`: what a teacher's distributions say of the rows, and how that goes into the loss. `grid`: what the weights are
+    rounded to meanwhile.
 
     Raises StudentError: no rows, only rows longer than `max_length`, a base that cannot be loaded, a loss that is not a
     number, no memory left.
@@ -65,6 +72,10 @@ def train(
         raise StudentError("there are no rows to train on", "the report of the last run tells where they were lost")
     work.mkdir(parents=True, exist_ok=True)
     fingerprint = checkpoint.fingerprint(base, rows, dev, config, start)
+    if taught is not None:
+        fingerprint = digest([fingerprint, taught.name, taught.blend._asdict()])
+    if grid is not None:
+        fingerprint = digest([fingerprint, grid])
     summary = work / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("fingerprint") == fingerprint:
         return work / "adapter"
@@ -79,6 +90,8 @@ def train(
             fingerprint=fingerprint,
             began=began,
             start=start,
+            taught=taught,
+            grid=grid,
         )
         run.loop()
         return run.publish()
@@ -99,11 +112,19 @@ class _Run:
         fingerprint: str,
         began: float,
         start: Path | None,
+        taught: Taught | None,
+        grid: Name | None,
     ) -> None:
         self.config, self.work, self.progress, self.fingerprint = config, work, progress, fingerprint
         tokenizer, rendering = load_tokenizer(base), rendering_for(base)
         self.pad = int(tokenizer.pad_token_id)
         encoded = encode(tokenizer, rendering, rows)
+        self.taught, self.blend = taught, taught.blend if taught is not None else None
+        if taught is not None:
+            encoded = [
+                row._replace(soft=taught.of(pair, row.ids[row.prompt :]))
+                for pair, row in zip(rows, encoded, strict=True)
+            ]
         self.rows = [row for row in encoded if len(row.ids) <= config.max_length]
         self.too_long = len(encoded) - len(self.rows)
         if not self.rows:
@@ -116,7 +137,14 @@ class _Run:
         torch.manual_seed(config.seed)
         loaded = load_model(base, nf4=config.quantize_base == "nf4")
         pack(loaded)
-        self.model = with_lora(loaded, r=config.r, alpha=config.alpha, dropout=config.dropout, dtype=compute_dtype())
+        self.model = with_lora(
+            loaded,
+            r=config.r,
+            alpha=config.alpha,
+            dropout=config.dropout,
+            dtype=compute_dtype(),
+            grid=GRIDS[grid] if grid is not None else None,
+        )
         if start is not None:
             put_on(self.model, start)
         fuse_norms(self.model)
@@ -136,6 +164,12 @@ class _Run:
         self.history.writelines(json.dumps(line) + "\n" for line in self.state.history)
         note = f"{self.too_long} of {len(encoded)} rows are longer than {config.max_length} tokens and were left out"
         self.notes = [note] if self.too_long else []
+        if taught is not None:
+            self.notes.append(f"the teacher says what it thinks of {taught.share:.0%} of the tokens")
+            if taught.unlike:
+                self.notes.append(
+                    f"its tokenizer spells {taught.unlike} rows otherwise: of these the text alone is learned"
+                )
         if saved:
             self.notes.append(f"going on after step {saved.step}")
         elif (work / checkpoint.FILE).exists():
@@ -186,6 +220,7 @@ class _Run:
             "best_step": best.step,
             "dev_exact": best.score.exact if scored else None,
             "dev_loss": best.score.loss if scored else None,
+            **({"aligned": round(self.taught.share, 4)} if self.taught is not None else {}),
         }
         temporary = self.work / ".summary.tmp"
         temporary.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
@@ -200,7 +235,7 @@ class _Run:
         batch = collate([self.rows[row] for row in chosen], self.pad)
         factor = state.schedule.factor(state.step)
         self.model.train()
-        loss = completion_loss(self.model, batch.to(self.device), self.config.balance)
+        loss = completion_loss(self.model, batch.to(self.device), self.config.balance, self.blend)
         value = loss.item()
         if not math.isfinite(value):
             raise StudentError(

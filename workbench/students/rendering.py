@@ -23,6 +23,9 @@ CHATML = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+UNTRIMMED = (
+    "untrimmed"  # in tokenizer_config.json: ids that the vocabulary before trimming made of a text (vocabulary.py)
+)
 _MARK = "\u2402answer\u2403"  # stands for the answer while the end-of-turn is looked for
 
 

@@ -10,13 +10,13 @@ from workbench.types import Frozen
 class Pair(Frozen):
     """One training or dev row: the user message, and the answer without its end-of-turn.
 
-    `scored` is how many *characters* of the completion count for exact match on dev; None is all of them and the
-    end-of-turn. It serves outputs whose last field is free text. It has no influence on training.
+    `scored` is where the *characters* of the completion that count for exact match on dev begin and end; None is its end, the
+    end-of-turn included. It serves outputs whose last field, or first, is free text. It has no influence on training.
     """
 
     prompt: str
     completion: str
-    scored: int | None = Field(default=None, ge=0)
+    scored: tuple[int, int | None] = (0, None)
 
 
 class TrainConfig(Frozen):
@@ -38,6 +38,23 @@ class TrainConfig(Frozen):
     evals: int = Field(default=6, ge=1)  # looks at dev over the run, beside the one before the first step
     max_minutes: float | None = Field(default=None, gt=0)  # wall time, loading included
     checkpoint_seconds: float = Field(default=60.0, ge=0)
+
+
+Method = Literal["sft", "kd", "qat"]
+
+
+class DistilConfig(Frozen):
+    """What a student learns from. `sft`: the rows' text alone. `kd`: also what the teacher, shown the row, thinks of each
+    token: its `k` likeliest, stored by the stage `capture`, by a divergence that takes `weight` of the loss, at `temperature`.
+    `qat`: the text, by weights that are rounded to the `grid` of the file that is to ship."""
+
+    method: Method = "sft"
+    grid: Literal["Q4_0", "Q8_0"] = "Q4_0"
+    k: int = Field(default=50, ge=1, le=1000)
+    weight: float = Field(default=0.5, gt=0, le=1)
+    temperature: float = Field(default=1.0, gt=0)
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "tvd"] = "forward_kl"
+    beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
 
 
 class Progress(NamedTuple):

@@ -223,7 +223,7 @@ class Asker:
 
     async def _send(self, key: str, request: Request) -> Reply:
         self._mind_the_caps(request)
-        async with self.pace:
+        async with self.pace.before_others() if key in self._late else self.pace:
             self.check_budget(key)
             try:
                 try:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench import models
 from workbench.config import Runtime, TeacherConfig
@@ -12,6 +13,9 @@ from workbench.teachers.api import OpenAITeacher, key_from
 from workbench.teachers.base import Teacher
 from workbench.teachers.batched import BatchTeacher
 from workbench.teachers.posted import PostedTeacher
+
+if TYPE_CHECKING:
+    from workbench.teachers.whitebox import TransformersTeacher
 
 LOCAL_TIMEOUT_S = 900.0  # a model on a busy small machine is slow, not dead; a dead one is told by its process
 
@@ -36,11 +40,39 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
             identity=known_as(config),
         )
         return api if ledger is None else BatchTeacher(api, config.batch, runtime, ledger)
-    if config.model.startswith("hf:"):
-        from workbench.teachers.whitebox import TransformersTeacher
+    in_torch = config.engine == "torch" or (config.engine == "auto" and multiplies_bf16())
+    if config.model.startswith("hf:") or in_torch:
+        white = white_box(config)
+        assert white is not None, "it has no address"
+        return white
+    from workbench.teachers.embedded import EmbeddedTeacher
 
+    path, model, licence = _gguf(config)
+    return EmbeddedTeacher(
+        path,
+        model=model,
+        licence=licence,
+        slots=runtime.slots,
+        threads=runtime.threads or cores(),
+        timeout_s=max(runtime.timeout_s, LOCAL_TIMEOUT_S),
+    )
+
+
+def white_box(config: TeacherConfig) -> "TransformersTeacher | None":
+    """The teacher in torch, which tells what it thinks of any token, whatever engine writes for it; None behind an API."""
+    if config.base_url:
+        return None
+    from workbench.teachers.whitebox import TransformersTeacher
+
+    if config.model.startswith("hf:"):
         source = known_as(config)
         return TransformersTeacher(source, model=source, licence=config.licence or "unknown")
+    path, model, licence = _gguf(config)
+    return TransformersTeacher(path, model=f"{model} in torch", licence=licence)
+
+
+def _gguf(config: TeacherConfig) -> tuple[Path, str, str]:
+    """Its file, fetched if need be, its name in the ledger and its licence. Raises TeacherError, ModelError."""
     known = models.CATALOGUE.get(config.model)
     path = models.path_or_name(config.model)
     if path.suffix != ".gguf":
@@ -51,21 +83,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
             fatal=True,
         )
     model = f"{config.model} {models.local_identity(config.model)}".strip()
-    licence = config.licence or (known.licence if known else "unknown")
-    if config.engine == "torch" or (config.engine == "auto" and multiplies_bf16()):
-        from workbench.teachers.whitebox import TransformersTeacher
-
-        return TransformersTeacher(path, model=f"{model} in torch", licence=licence)
-    from workbench.teachers.embedded import EmbeddedTeacher
-
-    return EmbeddedTeacher(
-        path,
-        model=model,
-        licence=licence,
-        slots=runtime.slots,
-        threads=runtime.threads or cores(),
-        timeout_s=max(runtime.timeout_s, LOCAL_TIMEOUT_S),
-    )
+    return path, model, config.licence or (known.licence if known else "unknown")
 
 
 def known_as(config: TeacherConfig) -> str:

@@ -7,6 +7,8 @@ good replies opens one more. While a server asks to wait nobody sends. Requests 
 import asyncio
 import time
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -36,9 +38,22 @@ class Pace:
         self._next = self._next_by_tokens = self._wait_until = self._halved = 0.0
 
     async def __aenter__(self) -> Self:
+        await self._enter(first=False)
+        return self
+
+    @asynccontextmanager
+    async def before_others(self) -> AsyncIterator[None]:
+        """As the context manager itself, but ahead of all who wait: what was begun is ended before more is begun."""
+        await self._enter(first=True)
+        try:
+            yield
+        finally:
+            self._out()
+
+    async def _enter(self, *, first: bool) -> None:
         while not self._room():
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
+            (self._queue.appendleft if first else self._queue.append)(turn)
             try:
                 await turn
             except asyncio.CancelledError:
@@ -51,7 +66,6 @@ class Pace:
         except BaseException:
             self._out()
             raise
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

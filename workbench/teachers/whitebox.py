@@ -7,11 +7,13 @@ Requests that are under way at the same time are answered in one batch, and what
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from workbench.errors import TeacherError
 from workbench.types import Message, Reply, Request, Usage
@@ -19,6 +21,7 @@ from workbench.types import Message, Reply, Request, Usage
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from workbench.logits import Row
     from workbench.students.generate import Answer, Generator, Job
 
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
@@ -52,10 +55,10 @@ class Waiting:
 
 
 class TransformersTeacher:
-    """`at_once` requests under way keep its batches full."""
+    """`at_once` requests under way keep its batches full: all lines of the largest, and the prompts that are read next."""
 
     keeper = None
-    at_once = 256
+    at_once = 192
 
     def __init__(self, source: str | Path, *, model: str, licence: str) -> None:
         self.model = model
@@ -142,7 +145,31 @@ class TransformersTeacher:
                 raise
             return self._loaded
 
-    def _folder(self) -> Path:
+    def score(self, asked: Sequence[tuple[str, tuple[Message, ...], str]], k: int) -> "Iterator[tuple[str, Row]]":
+        """What it thinks of answers as if it had written them: each a name, the messages before it, and its text. By length; of
+        each token of an answer, its end-of-turn last, the `k` likeliest."""
+        from workbench.logits import Row
+        from workbench.students.generate import Text, common
+        from workbench.students.rendering import rendering_for
+
+        tokenizer, generator = self._load()
+        rendering = rendering_for(self.folder())
+        texts = []
+        for place, (_, messages, answer) in enumerate(asked):
+            prompt = _tokens(tokenizer, messages, prompt=True)
+            written = tuple(tokenizer(rendering.completion(answer), add_special_tokens=False)["input_ids"])
+            alike = min(common(self._block(tokenizer, messages[:-1]), prompt), len(prompt) - 1)
+            texts.append(Text((*prompt, *written), len(written), place, alike))
+        for text, top in generator.score(texts, k):
+            tokens_T = np.array(text.ids[-text.written :], dtype=np.int32)
+            yield asked[text.name][0], Row(tokens_T, top.ids_C_K.numpy().astype(np.int32), top.logprobs_C_K.numpy())
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self._load()[1].model.config.vocab_size)
+
+    def folder(self) -> Path:
+        """Of its weights and its tokenizer."""
         from workbench import models
         from workbench.students.load import prepare_base
 
@@ -154,7 +181,7 @@ class TransformersTeacher:
         from workbench.students.load import load_model, load_tokenizer
         from workbench.students.prepacked import prepack
 
-        folder = self._folder()
+        folder = self.folder()
         tokenizer = load_tokenizer(folder)
         if tokenizer.chat_template is None:
             raise TeacherError(

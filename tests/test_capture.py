@@ -1,0 +1,151 @@
+"""What a teacher thinks of rows: read rightly, stored, and learned from, on real models as small as they come."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import TASK, here, write_task
+from transformers import PreTrainedModel
+
+from workbench.config import Config, load_config
+from workbench.errors import ConfigError
+from workbench.logits import LogitFile
+from workbench.plan import inputs_of, stages
+from workbench.students.divergence import Blend
+from workbench.students.generate import Generator, Text
+from workbench.students.load import load_model, load_tokenizer
+from workbench.students.settings import Pair
+from workbench.students.taught import Taught, end_of_turn, name_of, tokenizer_digest
+from workbench.teachers.whitebox import TransformersTeacher
+from workbench.types import Message
+
+MESSAGES = (Message(role="system", content="Turn what is said into calls."), Message(role="user", content="open maps"))
+ANSWERS = ('[{"name":"open_app","arguments":{"app":"maps"}}]', "[]", "Crème brûlée 🍮, 12:05")
+
+
+def plainly(model: PreTrainedModel, ids: Sequence[int], written: int) -> torch.Tensor:
+    """Log-probabilities before each of the last tokens, one text alone (C, V)."""
+    with torch.no_grad():
+        logits: torch.Tensor = model(torch.tensor([ids])).logits[0, -written - 1 : -1]
+    return logits.log_softmax(-1)
+
+
+def test_texts_are_scored_as_each_is_alone(smollm2_hf: Path) -> None:
+    model = load_model(smollm2_hf, dtype=torch.float32)
+    tokenizer = load_tokenizer(smollm2_hf)
+    head = tuple(tokenizer("The capital of France is Paris, and that of Spain")["input_ids"])
+    texts = [
+        Text((*head, *tokenizer(end)["input_ids"]), written, name, shared)
+        for name, (end, written, shared) in enumerate(
+            [(" is Madrid.", 2, len(head)), (", by the way, is called Madrid", 5, 4), (" was once", 1, 0)]
+        )
+    ]
+    wanted = [plainly(model, text.ids, text.written) for text in texts]
+    found = dict(Generator(model, frozenset({2})).score(texts, 7))
+    assert len(found) == len(texts)
+    for text, logprobs in zip(texts, wanted, strict=True):
+        top = logprobs.topk(7)
+        torch.testing.assert_close(found[text].logprobs_C_K, top.values, atol=1e-4, rtol=0)
+        assert torch.equal(found[text].ids_C_K, top.indices)
+
+
+def test_a_teacher_reads_answers_as_it_writes_them(smollm2_hf: Path) -> None:
+    """The end of its turn included; names come back with their own rows."""
+    teacher = TransformersTeacher(smollm2_hf, model="t", licence="")
+    asked = [(f"row {place}", MESSAGES, answer) for place, answer in enumerate(ANSWERS)]
+    found = dict(teacher.score(asked, 5))
+    tokenizer = load_tokenizer(smollm2_hf)
+    for name, _, answer in asked:
+        row = found[name]
+        assert row.tokens_T[-1] == end_of_turn(smollm2_hf)
+        assert tokenizer.decode(row.tokens_T[:-1]) == answer
+        assert row.ids_T_K.shape == row.logprobs_T_K.shape == (len(row.tokens_T), 5)
+
+
+def kd(folder: Path, teacher: Path, student: Path, *sets: str, until: str = "train") -> str:
+    """A run on rows that nobody has to write; gives what was told."""
+    settings = ("shots.mode=fixed", "select.recombine=12", "train.max_steps=4", "train.evals=1", "distil.k=8", *sets)
+    done = here(
+        folder, "run", "talk.py", "--until", until, "--method", "kd", "--teacher", f"hf:{teacher}", "--student", str(student),
+        *(w for s in settings for w in ("--set", s)),
+    )  # fmt: skip
+    return done.stdout if not done.returncode else done.stdout + done.stderr
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    write_task(tmp_path)
+    (tmp_path / "talk.py").write_text(TASK.replace(', "inverse")', ")"))
+    return tmp_path
+
+
+def made(project: Path, stage: str) -> Path:
+    lock: dict[str, Any] = json.loads(max(project.glob("runs/talk/*Z-*/lock.json")).read_text())
+    return next(Path(entry["path"]) for entry in lock["stages"] if entry["stage"] == stage)
+
+
+def test_a_run_learns_from_what_its_teacher_thinks(smollm2_hf: Path, tiny: Path, project: Path) -> None:
+    told = kd(project, smollm2_hf, tiny)
+    assert "stopped after train, as asked" in told, told
+    captured = json.loads((made(project, "capture") / "capture.json").read_text())
+    rows = (made(project, "select") / "rows.jsonl").read_text().splitlines()
+    assert captured["rows"] == len({(row["prompt"], row["completion"]) for row in map(json.loads, rows)})
+    assert captured["k"] == 8
+    summary = json.loads((made(project, "train") / "summary.json").read_text())
+    assert summary["aligned"] == 1.0, "one tokenizer: it says something of each token"
+
+    again = kd(project, smollm2_hf, tiny)
+    assert again.count("skipped, nothing changed") == 6
+    other = kd(project, smollm2_hf, tiny, "distil.weight=0.9")
+    assert "capture: runs" in other and "select: skipped" in other
+
+
+def test_a_student_larger_than_its_teacher_is_told(smollm2_hf: Path, tiny: Path, project: Path) -> None:
+    told = kd(project, tiny, smollm2_hf, until="capture")
+    assert f"the student {smollm2_hf} is larger than its teacher hf:{tiny}" in told
+
+
+def test_a_teacher_behind_an_api_is_refused_before_it_is_paid() -> None:
+    sets = ("distil.method=kd", "teacher.base_url=https://api.example.com/v1", "teacher.model=big")
+    with pytest.raises(ConfigError, match="does not tell what it thinks"):
+        load_config(sets=sets)
+
+
+def test_only_a_run_that_learns_from_them_captures() -> None:
+    assert "capture" not in {stage.name for stage in stages(Config())}
+    config = Config.model_validate({"distil": {"method": "kd"}, "rounds": {"count": 2}})
+    found = {stage.label: stage for stage in stages(config)}
+    assert list(found)[3:6] == ["select", "capture", "train"]
+    assert inputs_of(found["train.2"], 1)["capture"] == "capture.2"
+
+
+def test_soft_targets_of_one_tokenizer_are_the_files_rows(smollm2_hf: Path, tmp_path: Path) -> None:
+    teacher = TransformersTeacher(smollm2_hf, model="t", licence="")
+    pairs = [Pair(prompt=f"say {place}", completion=answer) for place, answer in enumerate(ANSWERS)]
+    path = write(tmp_path / "logits.bin", teacher, pairs)
+    taught = Taught(path, smollm2_hf, smollm2_hf, Blend(0.5))
+    tokenizer = load_tokenizer(smollm2_hf)
+    with LogitFile(path) as file:
+        for pair in pairs:
+            tokens = [*tokenizer(pair.completion)["input_ids"], end_of_turn(smollm2_hf)]
+            soft, row = taught.of(pair, tokens), file[name_of(pair.prompt, pair.completion)]
+            assert soft is not None and soft.ids_L_K.tolist() == row.ids_T_K.tolist()
+            torch.testing.assert_close(soft.logprobs_L_K, torch.from_numpy(row.logprobs_T_K), check_dtype=False)
+    assert taught.share == 1.0
+    assert taught.of(Pair(prompt="another", completion="[]"), [5, 2]) is None
+
+
+def write(path: Path, teacher: TransformersTeacher, pairs: Sequence[Pair]) -> Path:
+    from workbench.logits import LogitWriter
+
+    folder = teacher.folder()
+    asked = [(name_of(pair.prompt, pair.completion), MESSAGES, pair.completion) for pair in pairs]
+    with LogitWriter(
+        path, tokenizer=str(folder), fingerprint=tokenizer_digest(folder), vocabulary=teacher.vocabulary, k=6
+    ) as file:
+        for name, row in teacher.score(asked, 6):
+            file.add(name, row)
+    return path

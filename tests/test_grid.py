@@ -1,0 +1,72 @@
+"""The grids are llama.cpp's own, and a student that is trained on one is what its file will be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, quants
+from torch.nn import functional
+
+from workbench.errors import StudentError
+from workbench.students.grid import GRIDS, Name
+from workbench.students.load import load_model
+from workbench.students.lora import _GridProduct, with_lora
+
+
+@pytest.mark.parametrize("name", list(GRIDS))
+def test_a_grid_is_the_quantizers(name: Name) -> None:
+    draw = torch.Generator().manual_seed(3)
+    weights = torch.randn(48, 96, generator=draw).bfloat16().float() * torch.rand(48, 1, generator=draw)
+    weights[5, :32] = 0  # a block of nothing
+    weights[6, 3] = -40  # one that dwarfs its block
+    kind = GGMLQuantizationType[name]
+    wanted = quants.dequantize(quants.quantize(weights.numpy(), kind), kind)
+    np.testing.assert_array_equal(GRIDS[name](weights).numpy(), wanted)
+
+
+def test_rounding_once_is_enough() -> None:
+    weights = torch.randn(8, 64, generator=torch.Generator().manual_seed(4))
+    for grid in GRIDS.values():
+        once = grid(weights)
+        torch.testing.assert_close(grid(once), once, rtol=2e-3, atol=1e-6)
+
+
+def test_the_product_is_that_of_rounded_weights_and_its_gradient_passes_through() -> None:
+    draw = torch.Generator().manual_seed(5)
+    x, weight, a, b = (torch.randn(*shape, generator=draw) for shape in ((7, 64), (40, 64), (4, 64), (40, 4)))
+    for leaf in (x, a, b):
+        leaf.requires_grad_()
+    rounded = GRIDS["Q4_0"]((weight + 0.5 * b @ a).detach().bfloat16().float())
+    found = _GridProduct.apply(x, weight, a, b, 0.5, GRIDS["Q4_0"])
+    torch.testing.assert_close(found, x @ rounded.T)
+    found.sin().sum().backward()
+    by_grid = [leaf.grad.clone() for leaf in (x, a, b)]  # type: ignore[union-attr]
+    for leaf in (x, a, b):
+        leaf.grad = None
+    merged = weight + 0.5 * b @ a
+    through = merged + (rounded - merged).detach()
+    functional.linear(x, through).sin().sum().backward()
+    for leaf, wanted in zip((x, a, b), by_grid, strict=True):
+        torch.testing.assert_close(leaf.grad, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_fresh_adapter_beside_a_grid_is_the_rounded_model(smollm2_hf: Path) -> None:
+    plain = load_model(smollm2_hf, dtype=torch.float32)
+    ids = torch.tensor([[5, 80, 300, 12]])
+    head = plain.get_output_embeddings()
+    with torch.no_grad():
+        for module in plain.modules():
+            if isinstance(module, torch.nn.Linear) and module is not head:
+                module.weight.copy_(GRIDS["Q4_0"](module.weight.bfloat16().float()))
+        wanted = plain(ids).logits
+    model = with_lora(
+        load_model(smollm2_hf, dtype=torch.float32), r=4, alpha=8, dropout=0.0, dtype=torch.float32, grid=GRIDS["Q4_0"]
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_dropout_and_a_grid_do_not_go_together(tiny: Path) -> None:
+    with pytest.raises(StudentError, match="takes no dropout"):
+        with_lora(load_model(tiny), r=4, alpha=8, dropout=0.1, dtype=torch.float32, grid=GRIDS["Q8_0"])

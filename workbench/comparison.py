@@ -1,0 +1,193 @@
+"""Ways of learning side by side: the same rows, the same minutes of training, several seeds each.
+
+Each method with each seed is walked to its export, and the file that would ship answers the test rows through llama.cpp. What is
+chosen is chosen on dev: the test rows tell how far it holds.
+
+    compare/TASK.md, compare/TASK.svg, compare/TASK.json      in the project's folder
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, get_args
+
+from workbench import commands
+from workbench.config import Config
+from workbench.declaration import Task
+from workbench.errors import ConfigError
+from workbench.runs import Lock, list_runs, read_lock
+from workbench.scoring import Score, permutation, ratio
+from workbench.students.settings import Method
+from workbench.types import Frozen
+
+METHODS = get_args(Method)
+FOLDER = "compare"
+
+
+class Trained(Frozen):
+    """One method with one seed. `dev` and `unquantized` are exact match on dev, of the file that ships and before it was
+    quantized, in percent; `right` is row by row on test."""
+
+    method: str
+    seed: int
+    dev: float
+    unquantized: float
+    file: str
+    steps: int
+    seconds: float
+    right: tuple[bool, ...]
+
+
+class Standing(Frozen):
+    """A method over its seeds. `against` is the p value of its paired difference from the first method on test."""
+
+    method: str
+    dev: float
+    unquantized: float
+    exact: Score
+    each: tuple[float, ...]
+    difference: float
+    against: float
+    steps: int
+    seconds: float
+
+
+def compare(task: Task, config: Config, methods: Sequence[str], seeds: int, project: Path) -> list[Standing]:
+    """Walks what is not there yet, and writes the table and the figure. Raises ConfigError for a method that there is not."""
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise ConfigError(f"--methods {unknown[0]}: there is no such method", f"there are {', '.join(METHODS)}")
+    found = [
+        _trained(task, config, method, config.train.seed + seed, project)
+        for seed in range(seeds)
+        for method in dict.fromkeys(methods)
+    ]
+    standings = [_standing(found, method, methods[0]) for method in dict.fromkeys(methods)]
+    folder = project / FOLDER
+    folder.mkdir(exist_ok=True)
+    rows = [one.model_dump(mode="json") for one in found]
+    (folder / f"{task.name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    _picture(folder / f"{task.name}.svg", standings)
+    (folder / f"{task.name}.md").write_text("\n".join(told(task, standings)) + "\n", encoding="utf-8")
+    return standings
+
+
+def _trained(task: Task, config: Config, method: str, seed: int, project: Path) -> Trained:
+    with_it = config.model_copy(
+        update={
+            "distil": config.distil.model_copy(update={"method": method}),
+            "train": config.train.model_copy(update={"seed": seed}),
+        }
+    )
+    print(f"--- {method}, seed {seed}", flush=True)
+    commands.run(task, with_it, until="export")
+    lock = read_lock(list(list_runs(project).values())[-1])
+    made = json.loads((lock.artifacts["export"] / "export.json").read_text(encoding="utf-8"))
+    summary = json.loads((lock.artifacts["train"] / "summary.json").read_text(encoding="utf-8"))
+    files = {item["name"]: item for item in made["files"]}
+    return Trained(
+        method=method,
+        seed=seed,
+        dev=files[made["chosen"]]["dev_exact"],
+        unquantized=files["BF16"]["dev_exact"],
+        file=made["chosen"],
+        steps=summary["steps"],
+        seconds=summary["seconds"],
+        right=tuple(_right_on_test(task, config, lock, made["chosen"])),
+    )
+
+
+def _right_on_test(task: Task, config: Config, lock: Lock, file: str) -> list[bool]:
+    from workbench.stages.exam import ask_all, user
+    from workbench.stages.export import STUDENT_CONTEXT
+    from workbench.stages.shots import parsed
+
+    rows = task.examples("test")[: config.evaluate.rows or None]
+    answers = ask_all(
+        lock.artifacts["export"] / f"{file}.gguf",
+        [user(task.student_prompt(row.input)) for row in rows],
+        config.runtime,
+        max_tokens=config.student.max_tokens,
+        context=STUDENT_CONTEXT,
+    )
+    values = [parsed(task.output, answer.text) for answer in answers]
+    return [value is not None and task.output.same(value, row.target) for value, row in zip(values, rows, strict=True)]
+
+
+def _standing(found: Sequence[Trained], method: str, first: str) -> Standing:
+    mine = [one for one in found if one.method == method]
+    own, others = _by_row(mine), _by_row([one for one in found if one.method == first])
+
+    def mean(of: Callable[[Trained], float]) -> float:
+        return fmean(map(of, mine))
+
+    return Standing(
+        method=method,
+        dev=mean(lambda one: one.dev),
+        unquantized=mean(lambda one: one.unquantized),
+        exact=ratio([(share, 1.0) for share in own]),
+        each=tuple(100 * fmean(one.right) for one in mine),
+        difference=100 * (fmean(own) - fmean(others)),
+        against=permutation(own, others),
+        steps=round(mean(lambda one: one.steps)),
+        seconds=mean(lambda one: one.seconds),
+    )
+
+
+def _by_row(runs: Sequence[Trained]) -> list[float]:
+    """Of each test row, the share of seeds that got it right."""
+    return [fmean(rights) for rights in zip(*(one.right for one in runs), strict=True)]
+
+
+def recommended(standings: Sequence[Standing]) -> str:
+    """The method to take, and why."""
+    first, best = standings[0], max(standings, key=lambda one: one.dev)
+    if best is first:
+        return f"Take {first.method}: nothing is better on dev ({first.dev:.1f})."
+    holds = "shows it" if best.against < 0.05 and best.difference > 0 else "does not show a difference"
+    return (
+        f"Take {best.method}: {best.dev:.1f} on dev, {first.method} {first.dev:.1f}. On test the difference is "
+        f"{best.difference:+.1f} points; the paired test {holds} (p = {best.against:.3f})."
+    )
+
+
+def told(task: Task, standings: Sequence[Standing]) -> list[str]:
+    """The table in Markdown, and the recommendation."""
+    seeds = len(standings[0].each)
+    lines = [
+        f"# {task.name}: ways of learning",
+        "",
+        f"The same rows and minutes of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of the file that ships, "
+        "in percent, with 95 % bootstrap intervals over the test rows.",
+        "",
+        "| method | dev | dev, unquantized | test | each seed | difference | p | steps | minutes |",
+        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
+    ]
+    for one in standings:
+        each = ", ".join(f"{value:.1f}" for value in one.each)
+        test = f"{one.exact.value:.1f} ({one.exact.low:.1f} to {one.exact.high:.1f})"
+        paired = f"{one.difference:+.1f} | {one.against:.3f}" if one is not standings[0] else "– | –"
+        lines.append(
+            f"| {one.method} | {one.dev:.1f} | {one.unquantized:.1f} | {test} | {each} | {paired} | {one.steps:,} | "
+            f"{one.seconds / 60:.1f} |"
+        )
+    return [*lines, "", recommended(standings), "", f"![{task.name}]({task.name}.svg)"]
+
+
+def _picture(path: Path, standings: Sequence[Standing]) -> None:
+    """Each method's interval on test, and a point a seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 0.6 * len(standings) + 1.2), layout="constrained")
+    axes: Any = figure.add_subplot()
+    for place, one in enumerate(standings):
+        axes.plot([one.exact.low, one.exact.high], [place, place], color="#7a8699", linewidth=2)
+        axes.plot(one.each, [place] * len(one.each), "o", color="#9db4d6", markersize=5)
+        axes.plot([one.exact.value], [place], "D", color="#1f4e9c", markersize=7)
+    axes.set_yticks(range(len(standings)), [one.method for one in standings])
+    axes.set_ylim(len(standings) - 0.5, -0.5)
+    axes.set_xlabel("exact match on test, % (diamond: mean; points: seeds; line: 95 % interval)")
+    axes.grid(axis="x", color="#e3e7ee")
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, format="svg", metadata={"Date": None})

@@ -1,0 +1,162 @@
+"""A smaller model from a larger one: fewer blocks, narrower feed-forwards. What is dropped is what the task's rows use least.
+
+    importance   rows through the model -> how much each block and each feed-forward neuron does to them
+    pruned       Hugging Face folder -> a smaller one, to be trained again: pruning alone costs most of the score
+
+Both count on decoders like Llama and Qwen2: blocks in `model.layers`, each with `mlp.{gate,up,down}_proj`. The vocabulary is
+trimmed in vocabulary.py.
+
+Shapes: L blocks, F feed-forward neurons a block, N tokens without padding, H hidden size.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from workbench.errors import StudentError
+from workbench.students.batches import Encoded, batches, collate
+from workbench.students.folders import copy_settings, new_folder, read_config, read_shapes, read_tensors, write_model
+from workbench.students.load import load_model
+
+ROW = 32  # llama.cpp's quantizations take the rows of a matrix in blocks of 32; K-quants in 256, or they fall back to these
+_A_BLOCK = ("layer_types", "no_rope_layers")  # settings with an entry a block
+_TENSOR = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_WITHIN = {"mlp.gate_proj.weight": 0, "mlp.up_proj.weight": 0, "mlp.gate_proj.bias": 0, "mlp.up_proj.bias": 0,
+           "mlp.down_proj.weight": 1}  # the dimension that counts neurons  # fmt: skip
+
+
+class Importance(NamedTuple):
+    """Measured over all tokens of some rows; fp32 on the CPU.
+
+    `blocks_L`: 1 - mean cosine of a block's input and output, 0 where it does nothing (Men et al. 2024, ShortGPT).
+    `neurons_L_F`: mean |activation| times the norm of the neuron's column in down_proj (after Muralidharan et al. 2024,
+    Minitron).
+    """
+
+    blocks_L: torch.Tensor
+    neurons_L_F: torch.Tensor
+
+
+@torch.no_grad()
+def importance(base: Path, texts: Sequence[Encoded], *, tokens: int) -> Importance:
+    """How much the blocks and neurons of `base` do to `texts`, read in batches of `tokens` without padding. A few thousand
+    tokens are enough. Raises StudentError: no rows, a model of another kind."""
+    if not texts:
+        raise StudentError("there are no rows to measure importance on", "give some of the training rows")
+    _shape(base, read_config(base))
+    model = load_model(base)
+    model.eval()
+    watch = _Watch(model)
+    for chosen in batches([len(row.ids) for row in texts], tokens, seed=0, epoch=0):
+        batch = collate([texts[row] for row in chosen], pad=0).to(model.device)
+        watch.real_B_T = batch.mask_B_T.bool()
+        model.base_model(input_ids=batch.ids_B_T, attention_mask=batch.mask_B_T, use_cache=False)
+    count = sum(len(row.ids) for row in texts)
+    blocks_L = 1 - torch.stack(watch.cosine_L) / count
+    neurons_L_F = torch.stack(watch.active_L_F) / count * _columns(model)
+    return Importance(blocks_L.float().cpu(), neurons_L_F.float().cpu())
+
+
+def pruned(base: Path, out: Path, *, blocks: int, neurons: int, found: Importance) -> Path:
+    """Writes the folder `out` and gives it back: the `blocks` most important blocks in their order, in each its `neurons` most
+    important neurons in theirs. With all of them kept the weights are bit for bit those of `base`. A folder already there is
+    replaced.
+
+    `neurons` is a multiple of 32; where it is one of 256, K-quants hold down_proj in their own format. Raises StudentError.
+    """
+    config = read_config(base)
+    shape = _shape(base, config)
+    _sensible(shape, blocks, neurons, found)
+    first_L = found.blocks_L.argsort(descending=True, stable=True)[:blocks]
+    places = {int(block): place for place, block in enumerate(first_L.sort().values)}
+    first_L_F = found.neurons_L_F.argsort(dim=1, descending=True, stable=True)[:, :neurons]
+    neurons_L_F = first_L_F.sort(dim=1).values
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in read_tensors(base).items():
+        inside = _TENSOR.fullmatch(name)
+        if not inside:
+            tensors[name] = tensor
+        elif (block := int(inside[1])) in places:
+            dimension = _WITHIN.get(inside[2])
+            kept = tensor if dimension is None else tensor.index_select(dimension, neurons_L_F[block])
+            tensors[f"model.layers.{places[block]}.{inside[2]}"] = kept
+    with new_folder(out) as folder:
+        copy_settings(base, folder)
+        write_model(folder, _smaller(config, list(places), neurons), tensors)
+    return out
+
+
+class _Watch:
+    """Hooks that add up what passes, token by token, padding left out: the cosine of each block's input and output, and the
+    neurons' |activation|."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        layers: Any = model.base_model.layers
+        self.real_B_T = torch.empty(0)
+        self.cosine_L = [torch.zeros((), dtype=torch.float64, device=model.device) for _ in layers]
+        self.active_L_F = [
+            torch.zeros(layer.mlp.down_proj.in_features, dtype=torch.float64, device=model.device) for layer in layers
+        ]
+        for block, layer in enumerate(layers):
+            layer.register_forward_hook(self._block(block), with_kwargs=True)
+            layer.mlp.down_proj.register_forward_pre_hook(self._neurons(block))
+
+    def _block(self, block: int) -> Any:
+        def hook(_module: Any, args: Any, kwargs: Any, output: Any) -> None:
+            before = args[0] if args else kwargs["hidden_states"]
+            after = output[0] if isinstance(output, tuple) else output
+            before_N_H, after_N_H = (state[self.real_B_T].double() for state in (before, after))
+            self.cosine_L[block] += functional.cosine_similarity(before_N_H, after_N_H, dim=-1).sum()
+
+        return hook
+
+    def _neurons(self, block: int) -> Any:
+        def hook(_module: Any, args: Any) -> None:
+            self.active_L_F[block] += args[0][self.real_B_T].abs().sum(0, dtype=torch.float64)
+
+        return hook
+
+
+def _columns(model: PreTrainedModel) -> torch.Tensor:
+    """The norms of down_proj's columns, (L, F)."""
+    layers: Any = model.base_model.layers
+    return torch.stack([layer.mlp.down_proj.weight.double().norm(dim=0) for layer in layers])
+
+
+def _shape(base: Path, config: dict[str, Any]) -> tuple[int, int]:
+    """(blocks, neurons a block) of a model that can be pruned. Raises StudentError for another."""
+    blocks, neurons = config.get("num_hidden_layers"), config.get("intermediate_size")
+    shapes = read_shapes(base)
+    names = [f"model.layers.{block}.mlp.down_proj.weight" for block in range(blocks or 0)]
+    if not names or any(shapes.get(name, [0])[-1] != neurons for name in names):
+        raise StudentError(
+            f"{base.name} ({config.get('model_type')}) cannot be pruned: it is not a decoder with dense blocks like Llama's",
+            "prune a Llama, Mistral or Qwen2",
+        )
+    return len(names), int(neurons or 0)
+
+
+def _sensible(shape: tuple[int, int], blocks: int, neurons: int, found: Importance) -> None:
+    if tuple(found.neurons_L_F.shape) != shape or tuple(found.blocks_L.shape) != shape[:1]:
+        raise StudentError(
+            f"importance was measured on {tuple(found.neurons_L_F.shape)} blocks and neurons, the model has {shape}",
+            "measure it on the model that is pruned",
+        )
+    if not 1 <= blocks <= shape[0]:
+        raise StudentError(f"cannot keep {blocks} blocks of {shape[0]}", f"keep 1 to {shape[0]}")
+    if not 1 <= neurons <= shape[1] or (neurons % ROW and neurons != shape[1]):
+        raise StudentError(
+            f"cannot keep {neurons} feed-forward neurons of {shape[1]}",
+            f"keep a multiple of {ROW} (of 256 for K-quants), for quantizations take them in such blocks",
+        )
+
+
+def _smaller(config: dict[str, Any], kept: Sequence[int], neurons: int) -> dict[str, Any]:
+    """config.json for the `kept` blocks."""
+    lists = {name: [config[name][block] for block in kept] for name in _A_BLOCK if config.get(name)}
+    return config | lists | {"num_hidden_layers": len(kept), "intermediate_size": neurons}
