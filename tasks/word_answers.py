@@ -6,13 +6,24 @@
 Nothing here can recompute an answer to a problem of the corpus: what the teacher says is learned.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
-from workbench.tasks.word_problems import Number, Problem
+from pydantic import BaseModel, Field, PlainSerializer
 from workbench.validators import equivalent, parses, schema
 
 from workbench import Data, Prompt, Record, Task, accept, reject, task
+
+
+class Problem(BaseModel):
+    text: str = Field(min_length=1, max_length=1000)
+
+
+def spelled(value: float) -> int | float:
+    """43, not 43.0."""
+    return int(value) if value.is_integer() else value
+
+
+Number = Annotated[float, Field(allow_inf_nan=False), PlainSerializer(spelled, return_type=int | float)]
 
 
 class Answer(BaseModel):

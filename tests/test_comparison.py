@@ -65,14 +65,14 @@ def test_the_walk(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:
     settings = ("shots.mode=fixed", "select.recombine=12", "train.max_steps=2", "train.evals=1", "distil.k=8",
                 "export.quants=['Q8_0']", "export.importance=false", "export.max_ratio=1", "student.max_tokens=8")  # fmt: skip
     arguments = [
-        "compare", "talk.py", "--seeds", "2", "--teacher", f"hf:{smollm2_hf}", "--student", str(tiny),
+        "compare", "talk.py", "--methods", "sft,kd", "--seeds", "1", "--teacher", f"hf:{smollm2_hf}", "--student", str(tiny),
         *(w for s in settings for w in ("--set", s)),
     ]  # fmt: skip
     done = here(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| sft | 0.0 | 0.0 | 0.0 (" in done.stdout and "| kd | 0.0 |" in done.stdout and "| qat | 0.0 |" in done.stdout
-    assert done.stdout.count("capture: runs") == 1, "what the teacher thinks is the same for both seeds"
-    assert done.stdout.count("train: runs") == 6, "three methods, two seeds"
+    assert "| sft | 0.0 | 0.0 | 0.0 (" in done.stdout and "| kd | 0.0 |" in done.stdout
+    assert done.stdout.count("capture: runs") == 1 and done.stdout.count("train: runs") == 2
+    assert done.stdout.count("select: runs") == 1, "the rows are the same"
     written = (tmp_path / "compare" / "talk.md").read_text()
     assert written.strip() in done.stdout and "Take sft" in written
     assert (tmp_path / "compare" / "talk.svg").read_text().startswith("<?xml")

@@ -275,7 +275,7 @@ def _parts(text: str) -> Iterator[Fraction]:
         yield Fraction(3, 4)
     for found in _AND_A_PART.finditer(text):
         whole = found["whole"]
-        value = Fraction(whole.replace(",", "") if whole[0].isdigit() else VALUES.get(whole, 1)) + SHARES[found["part"]]
-        yield from (value, *(value * unit for unit in UNITS.get(found["unit"] or "", ())))
+        mixed = Fraction(whole.replace(",", "") if whole[0].isdigit() else VALUES.get(whole, 1)) + SHARES[found["part"]]
+        yield from (mixed, *(mixed * unit for unit in UNITS.get(found["unit"] or "", ())))
     for found in _PART_OF.finditer(text):
         yield from (SHARES[found["part"]] * unit for unit in UNITS[found["unit"]])

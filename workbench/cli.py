@@ -196,6 +196,24 @@ def compare(
     print("\n".join(comparison.told(found, comparison.compare(found, settings, names, seeds, Path.cwd()))))
 
 
+@app.command()
+def cascade(
+    task: TaskArg,
+    sizes: Annotated[str, typer.Option(help="Blocks x feed-forward neurons of each child, as in 24x1280,18x1024.")],
+    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
+    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
+    student: Annotated[str, typer.Option(help="As for run: the first of the family.")] = "",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
+) -> None:
+    """A family of experts, each pruned from the one before and trained on the same rows: size, score and speed."""
+    from workbench import cascade, commands, registry
+
+    found = registry.load(task)
+    settings = commands.settings(found, profile, set_ or [], teacher=teacher, student=student)
+    family = cascade.cascade(found, settings, cascade.sizes_of(sizes), Path.cwd())
+    print("\n".join(cascade.told(found, family)))
+
+
 @app.command("tune-teacher")
 def tune_teacher(
     task: TaskArg,

@@ -1,7 +1,7 @@
 """Ways of learning side by side: the same rows, the same minutes of training, several seeds each.
 
-Each method with each seed is walked to its export, and the file that would ship answers the test rows through llama.cpp. What is
-chosen is chosen on dev: the test rows tell how far it holds.
+Each method with each seed is walked to its export, and the file that would ship answers the test rows through llama.cpp. What
+is chosen is chosen on dev: the test rows tell how far it holds.
 
     compare/TASK.md, compare/TASK.svg, compare/TASK.json      in the project's folder
 """
@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from workbench import commands
 from workbench.config import Config
@@ -37,6 +37,15 @@ class Trained(Frozen):
     steps: int
     seconds: float
     right: tuple[bool, ...]
+
+
+class Shipped(NamedTuple):
+    """A run's file that would ship, with its exact match on dev, and before it was quantized, in percent."""
+
+    lock: Lock
+    file: Path
+    dev: float
+    unquantized: float
 
 
 class Standing(Frozen):
@@ -80,31 +89,39 @@ def _trained(task: Task, config: Config, method: str, seed: int, project: Path) 
         }
     )
     print(f"--- {method}, seed {seed}", flush=True)
-    commands.run(task, with_it, until="export")
-    lock = read_lock(list(list_runs(project).values())[-1])
-    made = json.loads((lock.artifacts["export"] / "export.json").read_text(encoding="utf-8"))
-    summary = json.loads((lock.artifacts["train"] / "summary.json").read_text(encoding="utf-8"))
-    files = {item["name"]: item for item in made["files"]}
+    shipped = walked(task, with_it, project)
+    summary = json.loads((shipped.lock.artifacts["train"] / "summary.json").read_text(encoding="utf-8"))
     return Trained(
         method=method,
         seed=seed,
-        dev=files[made["chosen"]]["dev_exact"],
-        unquantized=files["BF16"]["dev_exact"],
-        file=made["chosen"],
+        dev=shipped.dev,
+        unquantized=shipped.unquantized,
+        file=shipped.file.stem,
         steps=summary["steps"],
         seconds=summary["seconds"],
-        right=tuple(_right_on_test(task, config, lock, made["chosen"])),
+        right=tuple(right_on_test(task, config, shipped.file)),
     )
 
 
-def _right_on_test(task: Task, config: Config, lock: Lock, file: str) -> list[bool]:
+def walked(task: Task, config: Config, project: Path) -> Shipped:
+    """A run up to its export, or what is there of it."""
+    commands.run(task, config, until="export")
+    lock = read_lock(list(list_runs(project).values())[-1])
+    made = json.loads((lock.artifacts["export"] / "export.json").read_text(encoding="utf-8"))
+    exact = {item["name"]: item["dev_exact"] for item in made["files"]}
+    file = lock.artifacts["export"] / f"{made['chosen']}.gguf"
+    return Shipped(lock, file, exact[made["chosen"]], exact["BF16"])
+
+
+def right_on_test(task: Task, config: Config, file: Path) -> list[bool]:
+    """Which of the test rows a GGUF answers rightly, in llama.cpp."""
     from workbench.stages.exam import ask_all, user
     from workbench.stages.export import STUDENT_CONTEXT
     from workbench.stages.shots import parsed
 
     rows = task.examples("test")[: config.evaluate.rows or None]
     answers = ask_all(
-        lock.artifacts["export"] / f"{file}.gguf",
+        file,
         [user(task.student_prompt(row.input)) for row in rows],
         config.runtime,
         max_tokens=config.student.max_tokens,
@@ -157,8 +174,8 @@ def told(task: Task, standings: Sequence[Standing]) -> list[str]:
     lines = [
         f"# {task.name}: ways of learning",
         "",
-        f"The same rows and minutes of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of the file that ships, "
-        "in percent, with 95 % bootstrap intervals over the test rows.",
+        f"The same rows and minutes of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of the file that "
+        "ships, in percent, with 95 % bootstrap intervals over the test rows.",
         "",
         "| method | dev | dev, unquantized | test | each seed | difference | p | steps | minutes |",
         "|---|---:|---:|---:|---|---:|---:|---:|---:|",

@@ -26,6 +26,12 @@ class Material(Frozen):
     licence: str = ""
 
 
+METHODS = {
+    "kd": "kd: beside the text, what the teacher thinks of each token of all these rows",
+    "qat": "qat: the text, by weights rounded to the grid of the file",
+}
+
+
 class Bill(Frozen):
     """`shard` is the sha256 of the training rows; `calls` is how many of them rest on a teacher's call of their own."""
 
@@ -40,6 +46,7 @@ class Bill(Frozen):
     shard: str
     calls: int
     rows: tuple[Material, ...]
+    method: str = "sft"  # files of before tell none
 
 
 def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill:
@@ -56,6 +63,7 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill
         teacher_licence=licence_of(config.teacher),
         shard=shard,
         calls=len({row.call for row in held if row.call}),
+        method=config.distil.method,
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
             for (source, teacher, licence), count in sorted(counts.items())
@@ -77,6 +85,8 @@ def told(bill: Bill) -> Iterator[str]:
     for item in bill.rows:
         origin = f" by {item.teacher}, {item.licence or UNKNOWN}" if item.teacher else ""
         yield f"         {item.rows:,} {item.source}{origin}"
+    if bill.method != "sft":
+        yield f"method   {METHODS.get(bill.method, bill.method)}"
     yield f"made by  distillation workbench {bill.workbench}"
 
 

@@ -56,9 +56,10 @@ def put_on(model: PeftModel, adapter: Path) -> None:
 
 
 def _fuse(model: PeftModel, dtype: torch.dtype, grid: Grid | None) -> None:
-    for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer):
-            base: Any = layer.get_base_layer()
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            layer: Any = module
+            base = layer.get_base_layer()
             if isinstance(base, torch.nn.Linear):
                 if grid is not None and base.in_features % BLOCK:
                     raise StudentError(
@@ -84,11 +85,8 @@ def _forward(
     name = layer.active_adapters[0]
     a_R_I, b_O_R = layer.lora_A[name].weight, layer.lora_B[name].weight
     given: Any = (x.reshape(-1, x.shape[-1]), weight_O_I, a_R_I, b_O_R, layer.scaling[name])
-    y_N_O: torch.Tensor
-    if grid is None:
-        y_N_O = _LoraProduct.apply(*given)  # type: ignore[no-untyped-call]
-    else:
-        y_N_O = _GridProduct.apply(*given, grid)  # type: ignore[no-untyped-call]
+    product: Any = _LoraProduct if grid is None else _GridProduct
+    y_N_O: torch.Tensor = product.apply(*given, *(() if grid is None else (grid,)))
     if bias_O is not None:
         y_N_O = y_N_O + bias_O
     return y_N_O.view(*x.shape[:-1], -1)

@@ -58,7 +58,7 @@ def completion_loss(
 
 class _FrozenHeadLoss(torch.autograd.Function):
     """Weighted loss under a head that is not trained: its gradient is made in the forward pass, a slice at a time, and no
-    logits are kept (Hsu et al. 2024, Liger Kernel). A divergence from soft targets, if any, costs one more pass over the logits."""
+    logits are kept (Hsu et al. 2024, Liger Kernel). A divergence costs one more pass over the logits."""
 
     @staticmethod
     def forward(

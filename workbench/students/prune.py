@@ -50,7 +50,7 @@ def importance(base: Path, texts: Sequence[Encoded], *, tokens: int) -> Importan
         raise StudentError("there are no rows to measure importance on", "give some of the training rows")
     _shape(base, read_config(base))
     model = load_model(base)
-    model.eval()
+    model.train(False)
     watch = _Watch(model)
     for chosen in batches([len(row.ids) for row in texts], tokens, seed=0, epoch=0):
         batch = collate([texts[row] for row in chosen], pad=0).to(model.device)

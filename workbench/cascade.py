@@ -1,0 +1,172 @@
+"""A family of experts: the student, then smaller ones, each pruned from the one before it and trained on the same rows.
+
+What a child loses is chosen by what the task's rows use least: whole blocks, feed-forward neurons, and once, from the first to
+the second, the tokens that neither rows nor corpus need. Each is exported, scored on dev and test, and timed as its file.
+
+    compare/TASK-cascade.md, compare/TASK-cascade.svg      in the project's folder
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from workbench.comparison import FOLDER, Shipped, right_on_test, walked
+from workbench.config import Config
+from workbench.declaration import Task
+from workbench.digest import digest
+from workbench.errors import ConfigError
+from workbench.scoring import Score, mcnemar, ratio
+from workbench.stages.context import read_jsonl
+from workbench.types import Frozen, Row
+
+LOOKED_AT = 200  # rows that say what is used least
+COMMON = 4000  # of the parent's first merges, which stay for words that nobody saw
+
+
+class Member(Frozen):
+    """One of the family. `against` is the p value of McNemar's test on test against the first."""
+
+    name: str
+    size_bytes: int
+    dev: float
+    exact: Score
+    only_first: int
+    only_this: int
+    against: float
+    seconds: float
+
+
+def sizes_of(text: str) -> list[tuple[int, int]]:
+    """`24x1280,18x1024`: blocks and neurons of each child. Raises ConfigError."""
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
+        if match is None:
+            raise ConfigError(
+                f"--sizes {part.strip()!r}: blocks and neurons are wanted", "as in --sizes 24x1280,18x1024"
+            )
+        found.append((int(match[1]), int(match[2])))
+    return found
+
+
+def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], project: Path) -> list[Member]:
+    """Walks what is not there yet, the full student first, and writes the table and the figure. Raises StudentError for sizes
+    that make no smaller model."""
+    rights: list[bool] = []
+    family: list[Member] = []
+    parent, shipped = config, None
+    for place, size in enumerate([None, *sizes]):
+        if size is not None and shipped is not None:
+            parent = _child(task, parent, shipped, size, project, trim=place == 1)
+        print(f"--- {_name(size)}", flush=True)
+        shipped = walked(task, parent, project)
+        right = right_on_test(task, parent, shipped.file)
+        rights = rights or right
+        paired = mcnemar(right, rights)
+        family.append(
+            Member(
+                name=_name(size),
+                size_bytes=shipped.file.stat().st_size,
+                dev=shipped.dev,
+                exact=ratio([(float(one), 1.0) for one in right]),
+                only_first=paired.only_b,
+                only_this=paired.only_a,
+                against=paired.p,
+                seconds=_seconds(task, parent, shipped.file),
+            )
+        )
+    folder = project / FOLDER
+    folder.mkdir(exist_ok=True)
+    _picture(folder / f"{task.name}-cascade.svg", family)
+    (folder / f"{task.name}-cascade.md").write_text("\n".join(told(task, family)) + "\n", encoding="utf-8")
+    return family
+
+
+def _name(size: tuple[int, int] | None) -> str:
+    return "the student" if size is None else f"{size[0]} blocks, {size[1]:,} neurons"
+
+
+def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], project: Path, *, trim: bool) -> Config:
+    """The config with a pruned student: made of the parent's merged weights, once."""
+    from workbench.students.batches import encode
+    from workbench.students.load import load_tokenizer
+    from workbench.students.prune import importance, pruned
+    from workbench.students.rendering import rendering_for
+    from workbench.students.settings import Pair
+    from workbench.students.vocabulary import trimmed
+
+    weights, shard = (parent.lock.artifacts[name] for name in ("merge", "select"))
+    blocks, neurons = size
+    made_of = digest([parent.lock.entry("merge").key, blocks, neurons, trim, COMMON])  # type: ignore[union-attr]
+    folder = project / ".workbench" / "family" / f"{task.name}-{blocks}x{neurons}-{made_of[:8]}"
+    if not folder.is_dir():
+        source, rendering = weights / "weights", rendering_for(weights / "weights")
+        rows = [Pair(prompt=row.prompt, completion=row.completion) for row in read_jsonl(shard / "rows.jsonl", Row)]
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if trim:
+            prompts = [row.prompt for row in rows]
+            if "corpus" in task.sources:
+                prompts += [task.student_prompt(example.input) for example in task.corpus()]
+            texts = [*map(rendering.prompt, prompts), *(rendering.completion(row.completion) for row in rows)]
+            source = trimmed(source, folder.with_name(f"{folder.name}-trimmed"), texts, common=COMMON)
+        some = encode(load_tokenizer(source), rendering, rows[:LOOKED_AT])
+        found = importance(source, some, tokens=config.train.tokens_per_step)
+        pruned(source, folder, blocks=blocks, neurons=neurons, found=found)
+    return config.model_copy(update={"student": config.student.model_copy(update={"model": str(folder)})})
+
+
+def _seconds(task: Task, config: Config, file: Path) -> float:
+    """Of one request alone, the median."""
+    from workbench.stages.exam import seconds_alone, user
+    from workbench.stages.export import STUDENT_CONTEXT
+
+    chats = [user(task.student_prompt(row.input)) for row in task.examples("dev")[: 2 * config.evaluate.timed]]
+    warm = [user("hello") for _ in chats]
+    return median(
+        seconds_alone(file, chats, warm, config.runtime, max_tokens=config.student.max_tokens, context=STUDENT_CONTEXT)
+    )
+
+
+def told(task: Task, family: Sequence[Member]) -> list[str]:
+    """The table in Markdown."""
+    first = family[0]
+    lines = [
+        f"# {task.name}: a family of experts",
+        "",
+        "Each is pruned from the one above it and trained on the same rows; the file that would ship, in llama.cpp. Exact match "
+        "in percent, on test with 95 % bootstrap intervals; seconds of one request alone.",
+        "",
+        "| expert | size | dev | test | alone right | the first alone | p | seconds | times as fast |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in family:
+        test = f"{one.exact.value:.1f} ({one.exact.low:.1f} to {one.exact.high:.1f})"
+        paired = "– | – | –" if one is first else f"{one.only_this} | {one.only_first} | {one.against:.3f}"
+        lines.append(
+            f"| {one.name} | {one.size_bytes / 1e6:.0f} MB | {one.dev:.1f} | {test} | {paired} | {one.seconds:.2f} | "
+            f"{first.seconds / one.seconds:.1f} |"
+        )
+    return [*lines, "", f"![{task.name}]({task.name}-cascade.svg)"]
+
+
+def _picture(path: Path, family: Sequence[Member]) -> None:
+    """Size against score, the interval as a line, the speed as the point's label."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes: Any = figure.add_subplot()
+    sizes = [one.size_bytes / 1e6 for one in family]
+    axes.plot(sizes, [one.exact.value for one in family], "-o", color="#1f4e9c", markersize=6)
+    for size, one in zip(sizes, family, strict=True):
+        axes.plot([size, size], [one.exact.low, one.exact.high], color="#9db4d6", linewidth=2, zorder=0)
+        axes.annotate(
+            f"{one.seconds:.2f} s", (size, one.exact.value), textcoords="offset points", xytext=(6, -12), fontsize=9
+        )
+    axes.set_xlabel("size of the file, MB")
+    axes.set_ylabel("exact match on test, %")
+    axes.grid(color="#e3e7ee")
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, format="svg", metadata={"Date": None})
