@@ -135,8 +135,8 @@ def told(task: Task, family: Sequence[Member]) -> list[str]:
     lines = [
         f"# {task.name}: a family of experts",
         "",
-        "Each is pruned from the one above it and trained on the same rows; the file that would ship, in llama.cpp. Exact match "
-        "in percent, on test with 95 % bootstrap intervals; seconds of one request alone.",
+        "Each is pruned from the one above it and trained on the same rows; the file that would ship, in llama.cpp. Exact "
+        "match in percent, on test with 95 % bootstrap intervals; seconds of one request alone.",
         "",
         "| expert | size | dev | test | alone right | the first alone | p | seconds | times as fast |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
