@@ -230,7 +230,7 @@ def test_a_file_that_never_became_a_batch_is_forgotten(tmp_path: Path, ledger: L
 
 def test_a_batch_costs_half() -> None:
     sets = ("teacher.price_in=3", "teacher.price_out=8", "teacher.base_url=https://example.com/v1")
-    assert load_config(sets=sets).price == (3, 8)
-    assert load_config(sets=(*sets, *BATCH)).price == (1.5, 4)
+    assert load_config(sets=sets).teacher.price == (3, 8)
+    assert load_config(sets=(*sets, *BATCH)).teacher.price == (1.5, 4)
     with pytest.raises(ConfigError, match="may take a day"):
         load_config(sets=(*sets, "teacher.batch=5"))

@@ -50,13 +50,11 @@ def rows_of(folder: Path) -> list[Encoded]:
 @torch.no_grad()
 def logits(folder: Path, ids: list[int]) -> torch.Tensor:
     """(T, V) in fp32."""
-    model: Any = load_model(folder, dtype=torch.float32)
-    found: torch.Tensor = model(torch.tensor([ids])).logits[0]
-    return found
+    return torch.as_tensor(load_model(folder, dtype=torch.float32)(torch.tensor([ids])).logits[0])
 
 
-def same_tensors(one: Path, other: Path) -> bool:
-    here, there = read_tensors(one), read_tensors(other)
+def same_tensors(*folders: Path) -> bool:
+    here, there = map(read_tensors, folders)
     return here.keys() == there.keys() and all(torch.equal(here[name], there[name]) for name in here)
 
 

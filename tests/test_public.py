@@ -11,8 +11,8 @@ def test_what_a_task_file_may_import() -> None:
         "Calls", "Check", "Data", "Example", "Judged", "Probe", "Prompt", "Record", "Task", "accept", "reject", "task"
     ]  # fmt: skip
     assert workbench.validators.__all__ == [
-        "apart", "asked", "cued", "equivalent", "executes", "grounded", "minutes", "number", "parses", "percent", "round_trip",
-        "schema", "simple", "vote",
+        "apart", "asked", "cued", "equivalent", "executes", "grounded", "minutes", "number", "parses", "percent", "recomputes",
+        "round_trip", "schema", "simple", "vote",
     ]  # fmt: skip
 
 

@@ -73,8 +73,17 @@ class TransformersTeacher:
         self._worker: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
-        """Unpack a GGUF (one to two minutes for a model of 1.5 billion, the first time) and load it."""
-        await asyncio.to_thread(self._load)
+        """Unpack a GGUF (one to two minutes for a model of 1.5 billion, the first time), load it, and, once a machine, measure
+        how many lines a batch is best given."""
+        await asyncio.to_thread(self._measure)
+
+    def _measure(self) -> None:
+        from workbench.measured import fastest
+        from workbench.students.generate import LINES
+
+        generator = self._load()[1]
+        where = f"{self.model} on {generator.model.device}"
+        generator.lines = fastest(f"lines of a batch for {where}, torch {version('torch')}", LINES, generator.pace)
 
     async def complete(self, request: Request) -> Reply:
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
@@ -176,8 +185,7 @@ class TransformersTeacher:
         return prepare_base(models.path_or_name(str(self._source)), models.cache_dir() / "students")
 
     def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
-        from workbench.measured import fastest
-        from workbench.students.generate import LINES, Generator
+        from workbench.students.generate import Generator
         from workbench.students.load import load_model, load_tokenizer
         from workbench.students.prepacked import prepack
 
@@ -192,10 +200,7 @@ class TransformersTeacher:
         more = ends if isinstance(ends, list) else [ends]
         stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
         prepack(model)
-        generator = Generator(model, frozenset(stops))
-        where = f"{self.model} on {model.device}"
-        generator.lines = fastest(f"lines of a batch for {where}, torch {version('torch')}", LINES, generator.pace)
-        return tokenizer, generator
+        return tokenizer, Generator(model, frozenset(stops))
 
     async def aclose(self) -> None:
         with self._lock:
