@@ -9,16 +9,16 @@ to its export; test rows are not read. Paired: dev rows that it alone gets right
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from workbench import commands, registry
+from workbench.comparison import Shipped, walked
 from workbench.errors import WorkbenchError
 from workbench.plan import label
-from workbench.runs import Lock, list_runs, read_lock
 from workbench.scoring import mcnemar
+from workbench.stages.context import read_json
 
 STEERING = ("sample.steer=8", "select.steer=4")
 ROUNDS = ("rounds.count=2",)
@@ -34,15 +34,13 @@ class Outcome(NamedTuple):
     right: dict[str, bool]
 
 
-def outcome(lock: Lock, dev: list[str]) -> Outcome:
-    made = json.loads((lock.artifacts["export"] / "export.json").read_text())
-    files = {item["name"]: item for item in made["files"]}
-    shipped = files[made["chosen"]]
+def outcome(shipped: Shipped, dev: list[str]) -> Outcome:
+    lock = shipped.lock
     last = lock.exactly(label("sample", 2)) or lock.exactly("sample")  # what was paid for, whichever round ships
     assert last is not None, "it was walked to its export"
-    funnel = json.loads((Path(last.path) / "funnel.json").read_text())
-    right = {row: row not in set(shipped["wrong"]) for row in dev}
-    return Outcome(shipped["dev_exact"], files["BF16"]["dev_exact"], funnel["candidates"], funnel["calls"], right)
+    funnel = read_json(Path(last.path) / "funnel.json")
+    right = {row: row not in shipped.wrong for row in dev}
+    return Outcome(shipped.dev, shipped.unquantized, funnel["candidates"], funnel["calls"], right)
 
 
 def main() -> None:
@@ -67,12 +65,8 @@ def main() -> None:
         found: dict[str, Outcome] = {}
         for name, sets in variants.items():
             print(f"--- {name}", flush=True)
-            commands.run(
-                task,
-                commands.settings(task, "full", [*same, *sets]),
-                until=label("export", 2 if "rounds.count=2" in sets else 1),
-            )
-            found[name] = outcome(read_lock(list(list_runs(Path.cwd()).values())[-1]), dev)
+            shipped = walked(task, commands.settings(task, "full", [*same, *sets]))
+            found[name] = outcome(shipped, dev)
     except WorkbenchError as error:
         sys.exit(f"error: {error}\nnext:  {error.hint}")
     print("\n| variant | exact on dev | unquantized | gain | alone right | plain alone | p | candidates | calls |")

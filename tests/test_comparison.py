@@ -79,5 +79,7 @@ def test_the_walk(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:
     again = here(tmp_path, *arguments)
     assert "runs" not in again.stdout.replace("ways of learning", ""), "nothing is trained twice"
 
+    remote = here(tmp_path, *arguments, "--set", "teacher.base_url=http://127.0.0.1:9/v1")
+    assert remote.returncode == 1 and "does not tell what it thinks" in remote.stderr and "---" not in remote.stdout
     wrong = here(tmp_path, "compare", "talk.py", "--methods", "sft,magic")
     assert wrong.returncode != 0 and "there is no such method" in wrong.stderr

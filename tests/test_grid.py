@@ -9,13 +9,14 @@ from gguf import GGMLQuantizationType, quants
 from torch.nn import functional
 
 from workbench.errors import StudentError
-from workbench.students.grid import GRIDS, Name
+from workbench.students.grid import GRIDS
 from workbench.students.load import load_model
 from workbench.students.lora import _GridProduct, with_lora
+from workbench.students.settings import Grid
 
 
 @pytest.mark.parametrize("name", list(GRIDS))
-def test_a_grid_is_the_quantizers(name: Name) -> None:
+def test_a_grid_is_the_quantizers(name: Grid) -> None:
     draw = torch.Generator().manual_seed(3)
     weights = torch.randn(48, 96, generator=draw).bfloat16().float() * torch.rand(48, 1, generator=draw)
     weights[5, :32] = 0  # a block of nothing

@@ -12,7 +12,7 @@ from servers import TeacherServer
 from small import TASK, here, opening, sampling, timer, write_task
 from test_sampling import FRESH, shard
 
-from workbench import plan, registry
+from workbench import plan, registry, rejudge
 from workbench.config import Config, load_config
 from workbench.errors import ConfigError
 from workbench.stages.context import read_json
@@ -141,6 +141,10 @@ def test_an_input_is_taken_where_the_others_read_it_as_it_was_meant(project: Pat
     assert refused, "one teacher of two is not more than half"
     ((same, both),) = read_json(sampled / "funnel.json")["agreement"].values()
     assert len(refused) == both - same
+    task = registry.load(str(project / "talk.py"))
+    assert not rejudge.rejudge(task, sampled / "candidates.jsonl", jobs=1).changed, (
+        "the vote is not asked again, and counts"
+    )
     assert not [row for row in shard(project) if row.source == "inverse" and row.completion != "[]"]
 
 
@@ -150,6 +154,13 @@ def test_one_account_holds_for_all(project: Path) -> None:
         told = servers.run([{"votes": True}], "sample.max_calls=3")
         assert sum(servers.counts) == 3
     assert "stopped: the budget of 3 calls is spent" in told
+
+
+def test_a_group_that_is_none_is_told_before_anybody_is_asked(project: Path) -> None:
+    with Servers(project, [GOOD, GOOD]) as servers:
+        with pytest.raises(AssertionError, match="no seed's answer is of the group 'call_kontact'"):
+            servers.run([{"groups": ["call_kontact"]}])
+        assert servers.counts == [0, 0]
 
 
 def test_a_pool_of_nobody_changes_no_key(project: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from workbench import models
 from workbench.comparison import FOLDER, Shipped, right_on_test, walked
 from workbench.config import Config
 from workbench.declaration import Task
@@ -54,6 +55,7 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
 def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], project: Path) -> list[Member]:
     """Walks what is not there yet, the full student first, and writes the table and the figure. Raises StudentError for sizes
     that make no smaller model."""
+    _smaller_each(config, sizes)
     rights: list[bool] = []
     family: list[Member] = []
     parent, shipped = config, None
@@ -61,7 +63,7 @@ def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], projec
         if size is not None and shipped is not None:
             parent = _child(task, parent, shipped, size, project, trim=place == 1)
         print(f"--- {_name(size)}", flush=True)
-        shipped = walked(task, parent, project)
+        shipped = walked(task, parent)
         right = right_on_test(task, parent, shipped.file)
         rights = rights or right
         paired = mcnemar(right, rights)
@@ -82,6 +84,21 @@ def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], projec
     _picture(folder / f"{task.name}-cascade.svg", family)
     (folder / f"{task.name}-cascade.md").write_text("\n".join(told(task, family)) + "\n", encoding="utf-8")
     return family
+
+
+def _smaller_each(config: Config, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raises ConfigError where one is larger than the one before it: told before the first is trained."""
+    from workbench.students.folders import read_config
+    from workbench.students.load import prepare_base
+
+    shape = read_config(prepare_base(models.path_or_name(config.student.model), models.cache_dir() / "students"))
+    before = int(shape["num_hidden_layers"]), int(shape["intermediate_size"])
+    for size in sizes:
+        if not (0 < size[0] <= before[0] and 0 < size[1] <= before[1]) or size == before:
+            raise ConfigError(
+                f"--sizes: {_name(size)} are no less than {_name(before)}", "name smaller ones, the largest first"
+            )
+        before = size
 
 
 def _name(size: tuple[int, int] | None) -> str:

@@ -44,8 +44,9 @@ def settings(
 
 def run(
     task: Task, config: Config, *, until: str = "", force: str = "", dry: bool = False, accept: Sequence[str] = ()
-) -> None:
-    """All the stages, then the report and its table. `accept`: names of terms that the user accepts with this command."""
+) -> Path | None:
+    """All the stages, then the report and its table. `accept`: names of terms that the user accepts with this command. Gives
+    the run's folder; a dry run has none."""
     names = [stage.label for stage in plan.stages(config)]
     for option, value in (("--until", until), ("--force", force)):
         if value and value not in names:
@@ -61,13 +62,13 @@ def run(
                 print(f"terms: {policy.sentence}")
         for done in pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing):
             print(f"{done.stage.label:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
-        return
+        return None
     checked.gate(task)
     with RunLock(root):
-        _run(task, config, project, until, force, _terms(config, project, until, accept))
+        return _run(task, config, project, until, force, _terms(config, project, until, accept))
 
 
-def _run(task: Task, config: Config, project: Path, until: str, force: str, policies: tuple[Policy, ...]) -> None:
+def _run(task: Task, config: Config, project: Path, until: str, force: str, policies: tuple[Policy, ...]) -> Path:
     _quiet()
     folder = RunFolder(project, task.name, task.file, task.version, config, _command(), policies)
     started = time.monotonic()
@@ -101,13 +102,14 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
     )
     if finished[-1].stage != plan.STAGES[-1]:
         say(f"stopped after {finished[-1].stage.label}, as asked")
-        return
+        return folder.path
     folder.close()
     made = build_report(task, config, folder.lock, folder.path)
     write_report(made, folder.path)
     _print(made)
     say(f"done in {(time.monotonic() - started) / 60:.1f} minutes")
     print(f"expert: {folder.path / 'expert'}\nreport: {folder.path / 'report.html'}")
+    return folder.path
 
 
 def _needed(config: Config, until: str) -> list[str]:

@@ -13,11 +13,14 @@ from statistics import fmean
 from typing import Any, NamedTuple, get_args
 
 from workbench import commands
-from workbench.config import Config
+from workbench.config import Config, checked
 from workbench.declaration import Task
 from workbench.errors import ConfigError
-from workbench.runs import Lock, list_runs, read_lock
+from workbench.plan import label
+from workbench.runs import Lock, read_lock
 from workbench.scoring import Score, permutation, ratio
+from workbench.stages.context import read_json
+from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
 from workbench.students.settings import Method
 from workbench.types import Frozen
 
@@ -40,12 +43,14 @@ class Trained(Frozen):
 
 
 class Shipped(NamedTuple):
-    """A run's file that would ship, with its exact match on dev, and before it was quantized, in percent."""
+    """A run's file that would ship, with its exact match on dev, and before it was quantized, in percent; `wrong` are the dev
+    rows that it does not get."""
 
     lock: Lock
     file: Path
     dev: float
     unquantized: float
+    wrong: frozenset[str]
 
 
 class Standing(Frozen):
@@ -66,11 +71,10 @@ def compare(task: Task, config: Config, methods: Sequence[str], seeds: int, proj
     """Walks what is not there yet, and writes the table and the figure. Raises ConfigError for a method that there is not."""
     if unknown := [method for method in methods if method not in METHODS]:
         raise ConfigError(f"--methods {unknown[0]}: there is no such method", f"there are {', '.join(METHODS)}")
-    found = [
-        _trained(task, config, method, config.train.seed + seed, project)
-        for seed in range(seeds)
-        for method in dict.fromkeys(methods)
+    configs = [
+        _with(config, method, config.train.seed + seed) for seed in range(seeds) for method in dict.fromkeys(methods)
     ]
+    found = [_trained(task, one) for one in configs]  # of which each may be walked, as was looked at before
     standings = [_standing(found, method, methods[0]) for method in dict.fromkeys(methods)]
     folder = project / FOLDER
     folder.mkdir(exist_ok=True)
@@ -81,16 +85,23 @@ def compare(task: Task, config: Config, methods: Sequence[str], seeds: int, proj
     return standings
 
 
-def _trained(task: Task, config: Config, method: str, seed: int, project: Path) -> Trained:
-    with_it = config.model_copy(
-        update={
-            "distil": config.distil.model_copy(update={"method": method}),
-            "train": config.train.model_copy(update={"seed": seed}),
-        }
+def _with(config: Config, method: str, seed: int) -> Config:
+    """Raises ConfigError where the teacher cannot serve the method."""
+    return checked(
+        config.model_copy(
+            update={
+                "distil": config.distil.model_copy(update={"method": method}),
+                "train": config.train.model_copy(update={"seed": seed}),
+            }
+        )
     )
+
+
+def _trained(task: Task, config: Config) -> Trained:
+    method, seed = config.distil.method, config.train.seed
     print(f"--- {method}, seed {seed}", flush=True)
-    shipped = walked(task, with_it, project)
-    summary = json.loads((shipped.lock.artifacts["train"] / "summary.json").read_text(encoding="utf-8"))
+    shipped = walked(task, config)
+    summary = read_json(shipped.lock.artifacts["train"] / "summary.json")
     return Trained(
         method=method,
         seed=seed,
@@ -103,20 +114,21 @@ def _trained(task: Task, config: Config, method: str, seed: int, project: Path) 
     )
 
 
-def walked(task: Task, config: Config, project: Path) -> Shipped:
-    """A run up to its export, or what is there of it."""
-    commands.run(task, config, until="export")
-    lock = read_lock(list(list_runs(project).values())[-1])
-    made = json.loads((lock.artifacts["export"] / "export.json").read_text(encoding="utf-8"))
-    exact = {item["name"]: item["dev_exact"] for item in made["files"]}
+def walked(task: Task, config: Config) -> Shipped:
+    """A run up to its last export, or what is there of it."""
+    folder = commands.run(task, config, until=label("export", config.rounds.count))
+    assert folder is not None, "it is no dry run"
+    lock = read_lock(folder)
+    made = read_json(lock.artifacts["export"] / "export.json")
+    files = {item["name"]: item for item in made["files"]}
+    chosen = files[made["chosen"]]
     file = lock.artifacts["export"] / f"{made['chosen']}.gguf"
-    return Shipped(lock, file, exact[made["chosen"]], exact["BF16"])
+    return Shipped(lock, file, chosen["dev_exact"], files[UNQUANTIZED]["dev_exact"], frozenset(chosen["wrong"]))
 
 
 def right_on_test(task: Task, config: Config, file: Path) -> list[bool]:
     """Which of the test rows a GGUF answers rightly, in llama.cpp."""
     from workbench.stages.exam import ask_all, user
-    from workbench.stages.export import STUDENT_CONTEXT
     from workbench.stages.shots import parsed
 
     rows = task.examples("test")[: config.evaluate.rows or None]

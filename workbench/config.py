@@ -285,6 +285,11 @@ def load_config(
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}", _named(first["loc"])) from None
+    return checked(config)
+
+
+def checked(config: Config) -> Config:
+    """The config, if its sections go together. Raises ConfigError."""
     if (config.teacher.model, config.teacher.base_url) in [
         (each.model, each.base_url) for each in config.pool.teachers
     ]:

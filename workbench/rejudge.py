@@ -1,6 +1,7 @@
 """A run's stored candidates before a task's cheap validators as they are now: what a change of theirs changes, without a call.
 
-Dear validators are not asked: a candidate that one of them refused counts as it did, if the cheap ones let it by still.
+Dear validators and the vote of several teachers are not asked: a candidate that one of them refused counts as it did, if
+the cheap ones let it by still.
 The file is cut at line ends and judged by several processes; only counts and a few cases come back.
 """
 
@@ -13,6 +14,7 @@ from workbench.declaration import Task
 from workbench.judge import judge_cheap, processes, seated
 from workbench.machine import cores
 from workbench.stages.gate import text_of
+from workbench.stages.grant import VOTED
 from workbench.types import Judgement, Verdict
 
 CASES = 3  # of each change, shown
@@ -79,7 +81,7 @@ def _parts(path: Path) -> Iterator[tuple[int, int]]:
 def _judged(path: Path, start: int, end: int) -> Rejudged:
     """In a process of its own."""
     task = seated()
-    dear, found = {validator.name for validator in task.dear}, Rejudged()
+    dear, found = {VOTED, *(validator.name for validator in task.dear)}, Rejudged()
     with path.open("rb") as handle:
         handle.seek(start)
         lines = handle.read(end - start).splitlines()

@@ -20,6 +20,8 @@ from workbench.teachers.asker import Answer, Asker
 from workbench.teachers.prompts import Labeler
 from workbench.types import Candidate, Check, Example, Judgement, Request, Verdict
 
+VOTED = "teachers"  # what the vote is called among the checks
+
 
 @dataclass
 class Granted:
@@ -124,11 +126,11 @@ class Granter:
         said = f"{votes} of {1 + len(others)} teachers agree"
         if chosen is None or (wish.example is None and chosen is not ballots[0]):
             told = "".join(f"; {plain_name(one)}: {one.answer.reply.text}" for one in ballots[1:])
-            return _with(item, Check(validator="teachers", outcome="fail", reason=said + told))
+            return _with(item, Check(validator=VOTED, outcome="fail", reason=said + told))
         if chosen is not ballots[0]:
             its_own = Turn(self.pool, [self.pool.asker(chosen.answer.teacher)])  # a second look is not another's
             item = await self._judged(wish, example, chosen.answer.reply.text, chosen.answer, its_own)
-        return _with(item, Check(validator="teachers", outcome="pass", reason=said))
+        return _with(item, Check(validator=VOTED, outcome="pass", reason=said))
 
     async def _judged(self, wish: Wish, example: Example, text: str, answer: Answer, turn: Turn) -> Judgement:
         if answer.reply.finish != "stop":

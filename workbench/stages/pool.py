@@ -46,21 +46,18 @@ class Pool:
             )
             for teacher in config.teachers
         ]
-        self.voters = [self.askers[0], *self._those(voting=True)] if any(m.votes for m in self.members) else []
+        pairs = list(zip(self.askers[1:], self.members, strict=True))
+        self._stand_in = [self.askers[0], *(asker for asker, member in pairs if member.fallback)]
+        voting = [asker for asker, member in pairs if member.votes]
+        self.voters = [self.askers[0], *voting] if voting else []
         self.by_group = any(member.groups for member in self.members)
         self._told: set[str] = set()
-
-    def _those(self, *, voting: bool = False) -> list[Asker]:
-        """Of the members, those who vote, else those who stand in for others."""
-        pairs = zip(self.askers[1:], self.members, strict=True)
-        return [asker for asker, member in pairs if (member.votes if voting else member.fallback)]
 
     def turn(self, source: str, group: str = "") -> "Turn":
         """Who is asked for such a wish."""
         mine = (a for a, member in zip(self.askers[1:], self.members, strict=True) if member.is_for(source, group))
         first = next(mine, self.askers[0])
-        others = [self.askers[0], *self._those()]
-        return Turn(self, [first, *(asker for asker in others if asker is not first)])
+        return Turn(self, [first, *(asker for asker in self._stand_in if asker is not first)])
 
     def asker(self, model: str) -> Asker:
         """The one who asks the teacher of this name."""

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from workbench.declaration import Task
-from workbench.errors import TeacherError
+from workbench.errors import ConfigError, TeacherError
 from workbench.judge import bench_for
 from workbench.machine import cores
 from workbench.stages.cluster import Cluster
@@ -26,6 +26,7 @@ from workbench.stages.grant import Granted, Granter
 from workbench.stages.pool import Pool, Turn
 from workbench.stages.wishes import Wishes, corpus_wishes, forward_wishes, inverse_wishes
 from workbench.teachers.asker import Limits
+from workbench.teachers.prompts import by_group
 from workbench.types import Example, Judgement
 
 Maker = Callable[[Context, Turn, Sequence[Example]], Coroutine[Any, Any, Wishes]]
@@ -76,9 +77,10 @@ async def _sample(
     limits = Limits(
         config.max_calls // share, config.max_tokens // share, config.max_money / share, config.max_minutes / share
     )
+    seeds = context.examples("seed")
+    _known_groups(context, seeds)
     pool = Pool(context.config, context.ledger, limits, say=context.say)
     await pool.prepare()
-    seeds = context.examples("seed")
     engine = _engine(context, pool, seeds)
     stopped = ""
     loop = Loop(context, pool, engine, write)
@@ -121,6 +123,16 @@ async def _sample(
         "money": round(spent.money, 6),
         **({"agreement": agreement} if agreement else {}),
     }
+
+
+def _known_groups(context: Context, seeds: Sequence[Example]) -> None:
+    """Raises ConfigError where a teacher of the pool is there for answers that there are not: it would never be asked."""
+    known = by_group(context.task.output, seeds)
+    for name in (name for member in context.config.pool.teachers for name in member.groups):
+        if name not in known:
+            raise ConfigError(
+                f"pool.teachers: no seed's answer is of the group {name!r}", f"groups: {', '.join(known)}"
+            )
 
 
 def agreement_of(agreed: Counter[tuple[str, str, bool]]) -> dict[str, tuple[int, int]]:

@@ -9,14 +9,14 @@ Sources: forward KL (Hinton et al. 2015, arXiv:1503.02531); reverse KL (Gu et al
 Jensen-Shannon (Agarwal et al. 2024, GKD, arXiv:2306.13649); total variation (Wen et al. 2023, arXiv:2307.15190).
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
+from workbench.students.settings import Divergence
+
 NONE = -1  # in the place of a token: nothing was kept there
 FLOOR = 1e-9  # of the tail's share: what rounding leaves of it
-
-Kind = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
 
 
 class Soft(NamedTuple):
@@ -37,7 +37,7 @@ class Blend(NamedTuple):
 
     weight: float
     temperature: float = 1.0
-    kind: Kind = "forward_kl"
+    kind: Divergence = "forward_kl"
     beta: float = 0.5
 
 

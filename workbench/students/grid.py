@@ -7,12 +7,12 @@ chooses other scales, so a file of such a student is made without one.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 
+from workbench.students import settings
+
 BLOCK = 32
-Name = Literal["Q4_0", "Q8_0"]
 Grid = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -38,4 +38,4 @@ def _inverse(step_N_1: torch.Tensor) -> torch.Tensor:
     return torch.where(step_N_1 == 0, 0.0, 1 / step_N_1)
 
 
-GRIDS: dict[Name, Grid] = {"Q4_0": q4_0, "Q8_0": q8_0}
+GRIDS: dict[settings.Grid, Grid] = {"Q4_0": q4_0, "Q8_0": q8_0}

@@ -30,7 +30,7 @@ from workbench.errors import StudentError
 from workbench.students import checkpoint
 from workbench.students.batches import collate, encode, plan
 from workbench.students.checkpoint import Best, State
-from workbench.students.grid import GRIDS, Name
+from workbench.students.grid import GRIDS
 from workbench.students.load import compute_dtype, load_model, load_tokenizer
 from workbench.students.lora import put_on, with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
@@ -39,7 +39,7 @@ from workbench.students.norms import fuse_norms
 from workbench.students.packed import pack
 from workbench.students.rendering import rendering_for
 from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
-from workbench.students.settings import Pair, Progress, TrainConfig
+from workbench.students.settings import Grid, Pair, Progress, TrainConfig
 from workbench.students.taught import Taught
 
 FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
@@ -57,7 +57,7 @@ def train(
     progress: Callable[[Progress], None],
     start: Path | None = None,
     taught: Taught | None = None,
-    grid: Name | None = None,
+    grid: Grid | None = None,
 ) -> Path:
     """Train on `rows`, from the adapter `start` if there is one, and return the adapter's folder, `work/adapter`. Called again
     after a kill it goes on; called again when done it returns at once. Without dev rows the last adapter is the best one.
@@ -113,7 +113,7 @@ class _Run:
         began: float,
         start: Path | None,
         taught: Taught | None,
-        grid: Name | None,
+        grid: Grid | None,
     ) -> None:
         self.config, self.work, self.progress, self.fingerprint = config, work, progress, fingerprint
         tokenizer, rendering = load_tokenizer(base), rendering_for(base)

@@ -41,6 +41,8 @@ class TrainConfig(Frozen):
 
 
 Method = Literal["sft", "kd", "qat"]
+Divergence = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
+Grid = Literal["Q4_0", "Q8_0"]
 
 
 class DistilConfig(Frozen):
@@ -49,11 +51,11 @@ class DistilConfig(Frozen):
     `qat`: the text, by weights that are rounded to the `grid` of the file that is to ship."""
 
     method: Method = "sft"
-    grid: Literal["Q4_0", "Q8_0"] = "Q4_0"
+    grid: Grid = "Q4_0"
     k: int = Field(default=50, ge=1, le=1000)
     weight: float = Field(default=0.5, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "tvd"] = "forward_kl"
+    divergence: Divergence = "forward_kl"
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
 
 
