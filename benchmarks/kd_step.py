@@ -31,7 +31,7 @@ def drawn(tokens: int, k: int, vocabulary: int, rng: random.Random) -> Soft:
     """A peaked distribution at each token: k tokens with nine tenths of the mass."""
     ids = torch.tensor([rng.sample(range(vocabulary), k) for _ in range(tokens)])
     shares = torch.tensor([[0.9 * 0.5 ** (place + 1) for place in range(k)]]).expand(tokens, k)
-    return Soft(ids, shares.clamp(min=1e-9).log())
+    return Soft.of(ids, shares.clamp(min=1e-9).log())
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def logits() -> tuple[torch.Tensor, torch.Tensor]:
 
 def kept(teacher: torch.Tensor, k: int) -> Soft:
     top = teacher.log_softmax(1).topk(k)
-    return Soft(top.indices, top.values)
+    return Soft.of(top.indices, top.values)
 
 
 def collapsed(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ def test_a_student_that_is_the_teacher_is_no_distance_away(logits: tuple[torch.T
 def test_the_missing_mass_is_no_zero() -> None:
     """A teacher of which one token is known, half sure: a student that gives it all its mass is further away than one that is
     half sure too."""
-    soft = Soft(torch.tensor([[3]]), torch.tensor([[0.5]], dtype=torch.float64).log())
+    soft = Soft.of(torch.tensor([[3]]), torch.tensor([[0.5]], dtype=torch.float64).log())
     half, whole = torch.zeros(1, V, dtype=torch.float64), torch.zeros(1, V, dtype=torch.float64)
     half[0, 3], whole[0, 3] = torch.tensor(float(V - 1)).log(), 30
     near, far = (
@@ -107,7 +107,7 @@ def ragged(teacher: torch.Tensor) -> Soft:
     for row in range(L):
         ids[row, K - row % 4 :], logs[row, K - row % 4 :] = NONE, -torch.inf
     ids[3], logs[3] = NONE, -torch.inf
-    return Soft(ids, logs)
+    return Soft.of(ids, logs)
 
 
 @pytest.mark.parametrize("weight", [0.4, 1.0])
@@ -131,7 +131,7 @@ def test_the_fused_loss_is_autograds(
 
 def test_where_nothing_is_known_it_is_the_cross_entropy(logits: tuple[torch.Tensor, torch.Tensor]) -> None:
     _, student = logits
-    nothing = Soft(torch.full((L, K), NONE), torch.full((L, K), -torch.inf, dtype=torch.float64))
+    nothing = Soft.of(torch.full((L, K), NONE), torch.full((L, K), -torch.inf, dtype=torch.float64))
     targets = torch.arange(L)
     found = blended(student, targets, nothing, Blend(0.9))
     torch.testing.assert_close(found, functional.cross_entropy(student, targets, reduction="none"))

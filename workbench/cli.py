@@ -34,7 +34,10 @@ def run(
     engine: Annotated[str, typer.Option(help="local, or ray: sample and judge on a Ray cluster.")] = "",
     method: Annotated[
         str,
-        typer.Option(help="sft: from the teacher's text; kd: from its distributions too; qat: rounded as it ships."),
+        typer.Option(
+            help="sft: from the teacher's text; kd: from its distributions too; qat: rounded as it ships; "
+            "gkd, dagger: from what the student itself says."
+        ),
     ] = "",
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
     force: Annotated[str, typer.Option(help="Run this stage though nothing changed.")] = "",
@@ -180,7 +183,7 @@ def teachers(
 @app.command()
 def compare(
     task: TaskArg,
-    methods: Annotated[str, typer.Option(help="With commas between: sft, kd, qat.")] = "sft,kd,qat",
+    methods: Annotated[str, typer.Option(help="With commas between: sft, kd, gkd, dagger, qat.")] = "sft,kd,qat",
     seeds: Annotated[int, typer.Option(min=1, help="How often each is trained.")] = 3,
     profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
     teacher: Annotated[str, typer.Option(help="As for run.")] = "",

@@ -18,6 +18,7 @@ from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
 from workbench.runs import RunFolder, candidates_of, find_run, list_runs, read_lock
+from workbench.stages.attempt import try_method
 from workbench.store import RunLock
 
 
@@ -64,6 +65,7 @@ def run(
             print(f"{done.stage.label:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
         return None
     checked.gate(task)
+    try_method(task, config.distil.method)
     with RunLock(root):
         return _run(task, config, project, until, force, _terms(config, project, until, accept))
 

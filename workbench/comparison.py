@@ -1,4 +1,4 @@
-"""Ways of learning side by side: the same rows, the same minutes of training, several seeds each.
+"""Ways of learning side by side: the same rows, the same steps of training, several seeds each.
 
 Each method with each seed is walked to its export, and the file that would ship answers the test rows through llama.cpp. What
 is chosen is chosen on dev: the test rows tell how far it holds.
@@ -10,21 +10,19 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from workbench import commands
 from workbench.config import Config, checked
 from workbench.declaration import Task
-from workbench.errors import ConfigError
 from workbench.plan import label
 from workbench.runs import Lock, read_lock
 from workbench.scoring import Score, permutation, ratio
+from workbench.stages.attempt import try_method
 from workbench.stages.context import read_json
 from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
-from workbench.students.settings import Method
 from workbench.types import Frozen
 
-METHODS = get_args(Method)
 FOLDER = "compare"
 
 
@@ -67,15 +65,17 @@ class Standing(Frozen):
     seconds: float
 
 
-def compare(task: Task, config: Config, methods: Sequence[str], seeds: int, project: Path) -> list[Standing]:
-    """Walks what is not there yet, and writes the table and the figure. Raises ConfigError for a method that there is not."""
-    if unknown := [method for method in methods if method not in METHODS]:
-        raise ConfigError(f"--methods {unknown[0]}: there is no such method", f"there are {', '.join(METHODS)}")
-    configs = [
-        _with(config, method, config.train.seed + seed) for seed in range(seeds) for method in dict.fromkeys(methods)
-    ]
-    found = [_trained(task, one) for one in configs]  # of which each may be walked, as was looked at before
-    standings = [_standing(found, method, methods[0]) for method in dict.fromkeys(methods)]
+def compare(task: Task, config: Config, names: Sequence[str], seeds: int, project: Path) -> list[Standing]:
+    """Walks what is not there yet, and writes the table and the figure. Raises ConfigError for a method that there is not, or
+    that does not go with the task."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        try_method(task, name)
+    configs = [_with(config, name, config.train.seed + seed) for seed in range(seeds) for name in names]
+    found: list[Trained] = []
+    for one in configs:  # of which each may be walked, as was looked at before
+        found.append(_trained(task, _as_long(one, found[0].steps) if found else one))
+    standings = [_standing(found, name, names[0]) for name in names]
     folder = project / FOLDER
     folder.mkdir(exist_ok=True)
     rows = [one.model_dump(mode="json") for one in found]
@@ -97,19 +97,29 @@ def _with(config: Config, method: str, seed: int) -> Config:
     )
 
 
+def _as_long(config: Config, steps: int) -> Config:
+    """Where the minutes said how long the first one was trained, all others have as many steps."""
+    if config.train.max_steps is not None:
+        return config
+    return config.model_copy(
+        update={"train": config.train.model_copy(update={"max_steps": steps, "max_minutes": None})}
+    )
+
+
 def _trained(task: Task, config: Config) -> Trained:
     method, seed = config.distil.method, config.train.seed
     print(f"--- {method}, seed {seed}", flush=True)
     shipped = walked(task, config)
-    summary = read_json(shipped.lock.artifacts["train"] / "summary.json")
+    trained = [shipped.lock.exactly(label("train", number)) for number in range(1, config.rounds.count + 1)]
+    summaries = [read_json(Path(entry.path) / "summary.json") for entry in trained if entry is not None]
     return Trained(
         method=method,
         seed=seed,
         dev=shipped.dev,
         unquantized=shipped.unquantized,
         file=shipped.file.stem,
-        steps=summary["steps"],
-        seconds=summary["seconds"],
+        steps=sum(summary["steps"] for summary in summaries),
+        seconds=sum(summary["seconds"] for summary in summaries),
         right=tuple(right_on_test(task, config, shipped.file)),
     )
 
@@ -186,7 +196,7 @@ def told(task: Task, standings: Sequence[Standing]) -> list[str]:
     lines = [
         f"# {task.name}: ways of learning",
         "",
-        f"The same rows and minutes of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of the file that "
+        f"The same rows and steps of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of the file that "
         "ships, in percent, with 95 % bootstrap intervals over the test rows.",
         "",
         "| method | dev | dev, unquantized | test | each seed | difference | p | steps | minutes |",

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from workbench import methods
 from workbench.errors import ConfigError
 from workbench.students.settings import DistilConfig, TrainConfig
 from workbench.types import Frozen
@@ -150,8 +151,8 @@ class SampleConfig(Frozen):
 
 class RoundsConfig(Frozen):
     """`count`: so many times, at most, rows are sampled and a student is trained; what a round's shipped file gets wrong on dev
-    says what the next one asks for, and its training goes on from there. The budgets of sampling and the minutes of training
-    are shared out among them. A round that gains nothing on dev ends it, and the one before ships."""
+    says what the next one asks for, and its training goes on from there. The budgets of sampling and the minutes and
+    steps of training are shared out among them. A round that gains nothing on dev ends it, and the one before ships."""
 
     count: int = Field(1, ge=1, le=10)
 
@@ -289,19 +290,21 @@ def load_config(
 
 
 def checked(config: Config) -> Config:
-    """The config, if its sections go together. Raises ConfigError."""
+    """The config, if its sections go together, with the rounds that its method needs. Raises ConfigError."""
     if (config.teacher.model, config.teacher.base_url) in [
         (each.model, each.base_url) for each in config.pool.teachers
     ]:
         raise ConfigError("pool.teachers: the teacher itself is one of them", "name it once")
-    if config.distil.method == "kd" and config.teacher.base_url:
+    method = methods.named(config.distil.method)
+    if method.captures and config.teacher.base_url:
         raise ConfigError(
             f"{config.teacher.model} is behind an API, which does not tell what it thinks of tokens that it did not write",
             "learn from its text (--method sft), or take a teacher that runs here: a GGUF, or hf:NAME",
         )
     if config.teacher.batch and config.sample.max_minutes < DAY:
         raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")
-    return config
+    count = max(config.rounds.count, method.rounds)
+    return config.model_copy(update={"rounds": config.rounds.model_copy(update={"count": count})})
 
 
 def _named(place: tuple[int | str, ...]) -> str:

@@ -12,11 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workbench import models, registry
+from workbench import methods, models, registry
 from workbench.config import Config, PoolConfig, RoundsConfig
 from workbench.declaration import Task
 from workbench.digest import tree_digest
 from workbench.edge.native import runtime_version
+from workbench.methods import Method
 from workbench.stages.context import read_json
 from workbench.store import Artifact, stage_key
 from workbench.students.settings import DistilConfig
@@ -99,26 +100,50 @@ STAGES = (
 )
 # in a key only where they are other than this
 WHERE_SET = {"rounds": RoundsConfig(), "pool": PoolConfig(), "distil": DistilConfig()}
-CAPTURE = Stage(  # before the training, where that learns from what the teacher thinks of the rows
-    "capture", 1, ("examples", "shots", "select"), ("teacher", "shots", "distil", "rounds"), ("torch", "transformers")
+CAPTURE = Stage(  # before the training, where that learns from what the teacher thinks of the rows, or of the attempts
+    "capture", 2, ("examples", "shots", "select"), ("teacher", "shots", "distil", "rounds"), ("torch", "transformers")
 )
-AGAIN = ("sample", "select", "capture", "train", "merge", "export")  # in each round
+ATTEMPT = Stage(  # before the sampling of a later round, where the student answers first
+    "attempt", 1, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),
+    before=("sample", "select", "export"),
+)  # fmt: skip
+AGAIN = ("attempt", "sample", "select", "capture", "train", "merge", "export")  # in each round
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """All that a run may walk through: a round that gains nothing ends the rounds."""
-    found = list(STAGES)
-    if config.distil.method == "kd":
-        place = next(place for place, stage in enumerate(found) if stage.name == "train")
-        learns = found[place]._replace(needs=(*found[place].needs, CAPTURE.name))
-        found[place : place + 1] = [CAPTURE, learns]
+    first, later = (_round(methods.named(config.distil.method), number) for number in (1, 2))
     again = [
         stage._replace(round=number)
         for number in range(2, config.rounds.count + 1)
-        for stage in found
+        for stage in later
         if stage.name in AGAIN
     ]
-    return (*found[:-1], *again, found[-1])
+    return (*first[:-1], *again, first[-1])
+
+
+def _round(method: Method, number: int) -> list[Stage]:
+    """The stages of one round, those that only its method needs among them."""
+    attempts = bool(method.attempts) and number > 1
+    captures = attempts if method.captures == "attempts" else bool(method.captures)
+    found = {stage.name: stage for stage in (*STAGES[:2], ATTEMPT, *STAGES[2:4], CAPTURE, *STAGES[4:])}
+
+    def reads(name: str, what: str) -> None:
+        found[name] = found[name]._replace(needs=(*found[name].needs, what))
+
+    if attempts and method.attempts == "corpus":
+        reads("sample", "attempt")
+        found["train"] = found["train"]._replace(before=("train", "select"))
+    elif attempts:
+        reads("train", "attempt")
+        reads("capture", "attempt")
+    else:
+        del found["attempt"]
+    if captures:
+        reads("train", "capture")
+    else:
+        del found["capture"]
+    return list(found.values())
 
 
 def inputs_of(stage: Stage, kept: int) -> dict[str, str]:
@@ -139,6 +164,8 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
     files: dict[str, str] = {name: models.local_identity(model) for name, model in named.items()}
     if "shots" in stage.sections and (program := Path(config.shots.program)).is_file():
         files["program"] = tree_digest([program])
+    if "distil" in sections and (method := methods.named(config.distil.method)).version > 1:
+        files["method"] = f"{method.name} {method.version}"
     libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
     return {
         "config": {name: getattr(config, name).model_dump(mode="json") for name in sections},

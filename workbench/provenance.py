@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from workbench import methods
 from workbench.config import Config, TeacherConfig
 from workbench.declaration import Task
 from workbench.models import CATALOGUE
@@ -26,12 +27,6 @@ class Material(Frozen):
     licence: str = ""
 
 
-METHODS = {
-    "kd": "kd: beside the text, what the teacher thinks of each token of all these rows",
-    "qat": "qat: the text, by weights rounded to the grid of the file",
-}
-
-
 class Bill(Frozen):
     """`shard` is the sha256 of the training rows; `calls` is how many of them rest on a teacher's call of their own."""
 
@@ -47,6 +42,7 @@ class Bill(Frozen):
     calls: int
     rows: tuple[Material, ...]
     method: str = "sft"  # files of before tell none
+    method_title: str = ""
 
 
 def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill:
@@ -64,6 +60,7 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill
         shard=shard,
         calls=len({row.call for row in held if row.call}),
         method=config.distil.method,
+        method_title=methods.named(config.distil.method).title,
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
             for (source, teacher, licence), count in sorted(counts.items())
@@ -86,7 +83,7 @@ def told(bill: Bill) -> Iterator[str]:
         origin = f" by {item.teacher}, {item.licence or UNKNOWN}" if item.teacher else ""
         yield f"         {item.rows:,} {item.source}{origin}"
     if bill.method != "sft":
-        yield f"method   {METHODS.get(bill.method, bill.method)}"
+        yield f"method   {bill.method}{f': {bill.method_title}' if bill.method_title else ''}"
     yield f"made by  distillation workbench {bill.workbench}"
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from workbench import methods
 from workbench.config import Config, Member
 from workbench.declaration import Task
 from workbench.machine import cores, cpu
@@ -129,13 +130,13 @@ def _rounds(lock: Lock) -> tuple[m.Round, ...]:
 
 
 def _learned(config: Config, art: dict[str, Path]) -> str:
+    distil, method = config.distil, methods.named(config.distil.method)
     if "capture" not in art:
-        return ""
-    captured, distil = read_json(art["capture"] / "capture.json"), config.distil
-    aligned = read_json(art["train"] / "summary.json")["aligned"]
+        return method.title if not isinstance(method, methods.Sft) else ""
+    captured, aligned = read_json(art["capture"] / "capture.json"), read_json(art["train"] / "summary.json")["aligned"]
     return (
-        f"the teacher's {captured['k']} likeliest next tokens at {aligned:.0%} of the places, by {distil.divergence} at "
-        f"temperature {distil.temperature:g} with weight {distil.weight:g}, and the text"
+        f"{method.title}: its {captured['k']} likeliest at {aligned:.0%} of the places, by {method.kind(distil)} at "
+        f"temperature {distil.temperature:g} with weight {distil.weight:g}"
     )
 
 

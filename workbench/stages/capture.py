@@ -1,14 +1,17 @@
 """What the teacher thinks of each token of the shard's rows -> a file of the likeliest next tokens, to learn from.
 
 The teacher reads each row once, its few-shot block before it, as if it had written the answer itself; many rows at once, the
-block read once (`students.generate`). A row that came several times into the shard is read once.
+block read once (`students.generate`). A row that came several times into the shard is read once. Where the method says so, it
+reads what the student wrote instead.
 """
 
+from collections.abc import Iterable
 from time import monotonic
 
 from workbench import models
 from workbench.errors import StudentError
 from workbench.logits import LogitFile, LogitWriter
+from workbench.stages.attempt import own_rows
 from workbench.stages.context import Context, read_json, read_jsonl, write_json
 from workbench.teachers.build import white_box
 from workbench.teachers.prompts import Labeler
@@ -37,9 +40,7 @@ def run(context: Context) -> None:
         )
     mode = str(read_json(context.inputs["shots"] / "shots.json")["mode"])
     labeler = Labeler(context.task, context.examples("seed"), mode, config.shots)
-    rows = {
-        name_of(row.prompt, row.completion): row for row in read_jsonl(context.inputs["select"] / "rows.jsonl", Row)
-    }
+    rows = {name_of(row.prompt, row.completion): row for row in _rows(context)}
     asked = [(name, labeler.messages(_example(row)), row.completion) for name, row in rows.items()]
     began = told = monotonic()
     with LogitWriter(
@@ -61,6 +62,12 @@ def run(context: Context) -> None:
         made = {"rows": len(file), "tokens": file.tokens, "bytes_a_token": round(file.bytes_a_token, 1), "k": file.k}
     write_json(context.out / "capture.json", {**made, "tokenizer": str(folder)})
     context.say(f"capture: {made['rows']} rows, {made['tokens']} tokens, {made['bytes_a_token']} bytes a token")
+
+
+def _rows(context: Context) -> Iterable[Row]:
+    if "attempt" in context.inputs:
+        return own_rows(context)
+    return read_jsonl(context.inputs["select"] / "rows.jsonl", Row)
 
 
 def _example(row: Row) -> Example:

@@ -23,6 +23,7 @@ SERVERS_BYTES = 2**31  # of their weights together, unless one alone has more
 class Answer(NamedTuple):
     text: str
     prompt_tokens: int
+    ended: bool = True  # by itself, not by the most tokens it may have
 
 
 def user(prompt: str) -> Chat:
@@ -35,8 +36,11 @@ def words(chat: Chat) -> list[str]:
     return [message.content for message in chat]
 
 
-def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int) -> list[Answer]:
-    """Greedy answers, in the chats' order. `context` is in tokens, prompt and answer together. Raises EdgeError.
+def ask_all(
+    gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int, temperature: float = 0.0
+) -> list[Answer]:
+    """Answers, in the chats' order: greedy ones, or drawn at a temperature, the same ones each time. `context` is in tokens,
+    prompt and answer together. Raises EdgeError.
 
     A core a server, and one request at a time in each: batching changes the last bits of the logits, and an answer is to be the
     one a device gives. Chats that begin alike go to one server, one after another.
@@ -50,7 +54,7 @@ def ask_all(gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: 
 
     def answered(part: Sequence[int]) -> list[tuple[int, Answer]]:
         with _served(gguf, max(1, cores // servers), context) as ask:
-            return [(place, ask(chats[place], max_tokens)) for place in part if not broken.is_set()]
+            return [(place, ask(chats[place], max_tokens, temperature, place)) for place in part if not broken.is_set()]
 
     with ThreadPoolExecutor(servers) as pool:
         try:
@@ -77,8 +81,9 @@ def seconds_alone(
 
 
 @contextmanager
-def _served(gguf: Path, threads: int, context: int) -> Iterator[Callable[[Chat, int], Answer]]:
-    """The file in llama.cpp's own server with one slot; gives what asks it: (chat, most tokens of the answer) -> answer."""
+def _served(gguf: Path, threads: int, context: int) -> Iterator[Callable[..., Answer]]:
+    """The file in llama.cpp's own server with one slot; gives what asks it: (chat, most tokens of the answer, and where it is
+    not greedy a temperature and a seed) -> answer."""
     from openai import OpenAI, OpenAIError
 
     with (
@@ -86,17 +91,19 @@ def _served(gguf: Path, threads: int, context: int) -> Iterator[Callable[[Chat, 
         OpenAI(base_url=server.base_url, api_key="local", timeout=600, max_retries=0) as client,
     ):
 
-        def ask(chat: Chat, max_tokens: int) -> Answer:
+        def ask(chat: Chat, max_tokens: int, temperature: float = 0.0, seed: int = 0) -> Answer:
             try:
                 reply = client.chat.completions.create(
                     model=server.alias,
                     messages=[{"role": m.role, "content": m.content} for m in chat],  # type: ignore[misc]
-                    temperature=0,
+                    temperature=temperature,
+                    seed=seed,
                     max_tokens=max_tokens,
                 )
             except OpenAIError as error:
                 raise _told(server, error) from error
-            return Answer(reply.choices[0].message.content or "", reply.usage.prompt_tokens if reply.usage else 0)
+            choice, read = reply.choices[0], reply.usage.prompt_tokens if reply.usage else 0
+            return Answer(choice.message.content or "", read, choice.finish_reason != "length")
 
         yield ask
 

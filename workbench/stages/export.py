@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from workbench import models, provenance
+from workbench import methods, models, provenance
 from workbench.config import ExportConfig
 from workbench.digest import file_digest
 from workbench.edge.convert import to_gguf
@@ -49,9 +49,8 @@ def run(context: Context) -> None:
         base_gguf=source if source.suffix == ".gguf" else None,
         facts={provenance.KEY: _bill(context).model_dump_json()},
     )
-    on_grid = (
-        context.config.distil.method == "qat"
-    )  # with a matrix the quantizer takes other scales than those trained for
+    # with a matrix the quantizer takes other scales than those trained for
+    on_grid = methods.named(context.config.distil.method).on_grid
     matrix = _importance(context, weights, full) if config.importance and not on_grid else None
     made = [_scored(context, UNQUANTIZED, full)]
     for name in config.quants:

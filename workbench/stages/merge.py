@@ -3,7 +3,7 @@
 import shutil
 from typing import Literal
 
-from workbench import models
+from workbench import methods, models
 from workbench.stages.context import Context, write_json
 from workbench.stages.train import pairs
 
@@ -18,7 +18,7 @@ def run(context: Context) -> None:
     base = prepare_base(models.path_or_name(context.config.student.model), context.cache / "students")
     dev = pairs(context.task, context.examples("dev"))
     ways = WAYS if context.config.train.quantize_base == "nf4" else WAYS[1:]
-    if context.config.distil.method == "qat":
+    if methods.named(context.config.distil.method).on_grid:
         ways = ways[:1]  # what was rounded in training is that sum and no other
     scores: dict[str, tuple[float, float]] = {}
     for way in ways:

@@ -19,9 +19,10 @@ from workbench.declaration import Task
 from workbench.errors import ConfigError, TeacherError
 from workbench.judge import bench_for
 from workbench.machine import cores
+from workbench.stages.attempt import FILE as ATTEMPTS
 from workbench.stages.cluster import Cluster
 from workbench.stages.context import Context, jsonl, read_json, read_jsonl, write_json
-from workbench.stages.gate import Leaks
+from workbench.stages.gate import Leaks, add_leaks
 from workbench.stages.grant import Granted, Granter
 from workbench.stages.pool import Pool, Turn
 from workbench.stages.wishes import Wishes, corpus_wishes, forward_wishes, inverse_wishes
@@ -41,8 +42,11 @@ def run(context: Context) -> None:
     funnel: dict[str, Any] = {"stopped": "the task's sources ask nothing of a teacher", "wishes": 0}
     with jsonl(context.out / "candidates.jsonl") as write:
         earlier, asked = _earlier(context, write, leaks)
+        own, first = _attempts(context, write, leaks)
         if {"inverse", "forward", "corpus"} & set(context.task.sources):
-            funnel = asyncio.run(_sample(context, write, leaks, asked))
+            funnel = asyncio.run(_sample(context, write, leaks, asked | own, first))
+    if own:
+        funnel |= {"own": len(own)} | {name: len(own) + funnel.get(name, 0) for name in ("candidates", "passed")}
     before = {name: earlier.pop(name, "") for name in ("stopped", "agreement")}
     funnel |= {name: count + funnel.get(name, 0) for name, count in earlier.items()}
     for pair, (same, both) in (before["agreement"] or {}).items():
@@ -52,13 +56,11 @@ def run(context: Context) -> None:
     write_json(context.out / "leaks.json", leaks)
 
 
-def _earlier(
-    context: Context, write: Callable[[Judgement], None], leaks: Leaks
-) -> tuple[dict[str, Any], Container[str]]:
+def _earlier(context: Context, write: Callable[[Judgement], None], leaks: Leaks) -> tuple[dict[str, Any], set[str]]:
     """What the rounds before found is this one's too: their funnel, and the examples that were asked about."""
     before = context.inputs.get("sample before")
     if before is None:
-        return {}, ()
+        return {}, set()
     asked = set()
     for item in read_jsonl(before / "candidates.jsonl", Judgement):
         write(item)
@@ -69,8 +71,26 @@ def _earlier(
     return read_json(before / "funnel.json"), asked
 
 
+def _attempts(context: Context, write: Callable[[Judgement], None], leaks: Leaks) -> tuple[set[str], set[str]]:
+    """What the student says of inputs that nobody answered yet, where it was asked: the examples of which that passes and is a
+    candidate, and those about which the teacher is asked first."""
+    attempt = context.inputs.get("attempt")
+    if attempt is None:
+        return set(), set()
+    passed, rest = set(), set()
+    for item in read_jsonl(attempt / ATTEMPTS, Judgement):
+        if item.verdict.outcome == "pass":
+            write(item)
+            passed.add(item.candidate.example.id)
+        else:
+            rest.add(item.candidate.example.id)
+    for row, ways in read_json(attempt / "leaks.json").items():
+        add_leaks(leaks, [row], ways)
+    return passed, rest
+
+
 async def _sample(
-    context: Context, write: Callable[[Judgement], None], leaks: Leaks, asked: Container[str]
+    context: Context, write: Callable[[Judgement], None], leaks: Leaks, asked: Container[str], first: Container[str]
 ) -> dict[str, Any]:
     config = context.config.sample
     share = context.config.rounds.count
@@ -86,7 +106,9 @@ async def _sample(
     loop = Loop(context, pool, engine, write)
     gc.freeze()  # what is loaded by now, dspy above all, is not looked through again and again
     try:
-        for source, make in _makers(context.task, leaks, asked):  # one that the minutes do not reach asks nothing
+        for source, make in _makers(
+            context.task, leaks, asked, first
+        ):  # one that the minutes do not reach asks nothing
             stopped = await loop.walk(await make(context, pool.turn(source), seeds))
             if stopped:
                 break
@@ -149,11 +171,11 @@ def _engine(context: Context, pool: Pool, seeds: list[Example]) -> Granter | Clu
     return Granter(context.task, context.config, pool, seeds, mode, bench_for(context.task, cores()))
 
 
-def _makers(task: Task, leaks: Leaks, asked: Container[str]) -> list[tuple[str, Maker]]:
+def _makers(task: Task, leaks: Leaks, asked: Container[str], first: Container[str]) -> list[tuple[str, Maker]]:
     """Of the wishes, a source each, in the task's order. A corpus is read here, before anything is asked. Raises DataError."""
     makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes}
     if "corpus" in task.sources:
-        makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks, asked=asked)
+        makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks, asked=asked, first=first)
     return [(source, makers[source]) for source in task.sources if source in makers]
 
 

@@ -1,19 +1,19 @@
 """The shard -> an adapter, through students/qlora. Goes on from its checkpoint after a kill."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
-from workbench import models
+from workbench import methods, models
 from workbench.declaration import Task
 from workbench.errors import EdgeError
-from workbench.stages.capture import FILE
+from workbench.methods import Captured, Lesson
+from workbench.scoring import shuffled
+from workbench.stages.attempt import own_rows
+from workbench.stages.capture import FILE as LOGITS
 from workbench.stages.context import Context, read_json, read_jsonl
-from workbench.students.settings import Pair, Progress
+from workbench.students.settings import Pair, Progress, TrainConfig
 from workbench.types import Example, Row
-
-if TYPE_CHECKING:
-    from workbench.students.taught import Taught
 
 TELL_EVERY_S = 15.0
 
@@ -44,39 +44,65 @@ def run(context: Context) -> None:
     from workbench.students.qlora import train
 
     base = prepare_base(models.path_or_name(context.config.student.model), context.cache / "students")
-    rows = [
-        Pair(prompt=row.prompt, completion=row.completion)
-        for row in read_jsonl(context.inputs["select"] / "rows.jsonl", Row)
-    ]
-    config, count = context.config.train, context.config.rounds.count
-    if config.max_minutes is not None:
-        config = config.model_copy(update={"max_minutes": config.max_minutes / count})
     before = context.inputs.get("train before")
-    taught = _taught(context, base)
+    lesson = _lesson(context, base)
     train(
         base,
-        rows,
+        _rows(context),
         pairs(context.task, context.examples("dev")),
-        config,
+        shared_out(context.config.train, context.config.rounds.count),
         context.out,
         Teller(context),
         start=before / "adapter" if before is not None else None,
-        taught=taught,
-        grid=context.config.distil.grid if context.config.distil.method == "qat" else None,
+        taught=lesson.taught,
+        grid=lesson.grid,
     )
 
 
-def _taught(context: Context, base: Path) -> "Taught | None":
-    """What the teacher thinks of the rows, where that was captured."""
-    captured = context.inputs.get("capture")
-    if captured is None:
-        return None
-    from workbench.students.divergence import Blend
-    from workbench.students.taught import Taught
+def shared_out(config: TrainConfig, rounds: int) -> TrainConfig:
+    """What one of so many rounds may take of the minutes and steps."""
+    minutes, steps = config.max_minutes, config.max_steps
+    return config.model_copy(
+        update={
+            "max_minutes": minutes and minutes / rounds,
+            "max_steps": steps and max(1, steps // rounds),
+        }
+    )
 
-    config, made = context.config.distil, read_json(captured / "capture.json")
-    blend = Blend(config.weight, config.temperature, config.divergence, config.beta)
-    return Taught(captured / FILE, Path(made["tokenizer"]), base, blend)
+
+def _lesson(context: Context, base: Path) -> Lesson:
+    """What the method adds to the rows."""
+    folder, captured = context.inputs.get("capture"), None
+    if folder is not None:
+        captured = Captured(folder / LOGITS, Path(read_json(folder / "capture.json")["tokenizer"]))
+    return methods.named(context.config.distil.method).lesson(context.config.distil, captured, base)
+
+
+def _rows(context: Context) -> list[Pair]:
+    """The shard; in a later round of a method that lets the student answer first, at least the share `fresh` is of this one:
+    what is new in the shard, or what the student wrote itself."""
+    shard, fresh = list(_read(context, "select")), context.config.distil.fresh
+    rows = [Pair(prompt=row.prompt, completion=row.completion) for row in shard]
+    if "attempt" in context.inputs:
+        own = [Pair(prompt=row.prompt, completion=row.completion, own=True) for row in own_rows(context)]
+        return mixed(rows, own, fresh, context.config.train.seed)
+    if "select before" in context.inputs:
+        known = {row.id for row in _read(context, "select before")}
+        old, new = (
+            [pair for pair, row in zip(rows, shard, strict=True) if (row.id in known) is was] for was in (True, False)
+        )
+        return mixed(old, new, fresh, context.config.train.seed)
+    return rows
+
+
+def _read(context: Context, stage: str) -> Iterator[Row]:
+    return read_jsonl(context.inputs[stage] / "rows.jsonl", Row)
+
+
+def mixed(old: Sequence[Pair], new: Sequence[Pair], fresh: float, seed: int) -> list[Pair]:
+    """All new ones, and at random as many of the old ones as leave the new ones their share."""
+    kept = round(len(new) * (1 - fresh) / fresh) if new and fresh else len(old)
+    return [*shuffled(old, seed)[:kept], *new]
 
 
 def pairs(task: Task, examples: list[Example]) -> list[Pair]:

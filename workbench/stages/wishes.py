@@ -128,12 +128,24 @@ async def corpus_wishes(
     corpus: Sequence[Example],
     leaks: Leaks,
     asked: Container[str] = (),
+    first: Container[str] = (),
 ) -> Wishes:
-    """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher;
-    in random order, so that a budget that ends early leaves no kind out. Each is read, and looked at, when its turn comes;
-    the held-out rows that one was too like go into `leaks`. Of the first LOOKED_AT come, steered, those first whose nearest
-    seed's answer falls into cells that hold least, and in a later round those most like what the one before got wrong. What was
-    `asked` before is passed over."""
+    """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher.
+    Each is read, and looked at, when its turn comes; the held-out rows that one was too like go into `leaks`. What was `asked`
+    before is passed over. Those come `first` whose ids are named."""
+    order = asked_order(context, corpus, seeds)
+    if first:
+        order = [
+            *sorted(order[:LOOKED_AT], key=lambda place: corpus[place].id not in first),
+            *order[LOOKED_AT:],
+        ]
+    return Wishes("corpus", len(order), unlabelled(context, corpus, order, seeds, asked, leaks))
+
+
+def asked_order(context: Context, corpus: Sequence[Example], seeds: Sequence[Example]) -> list[int]:
+    """Of the places in a corpus: random, so that a budget that ends early leaves no kind out. Of the first LOOKED_AT come,
+    steered, those first whose nearest seed's answer falls into cells that hold least, and in a later round those most like what
+    the one before got wrong."""
     order = list(range(len(corpus)))
     random.Random(context.config.sample.seed).shuffle(order)
     if context.config.sample.steer > 1:
@@ -143,10 +155,10 @@ async def corpus_wishes(
     if (failures := failures_of(context)) is not None:
         ahead = iter(sorted(order[:LOOKED_AT], key=lambda place: -failures.likeness(corpus[place])))
         order = [*ahead, *order[LOOKED_AT:]]
-    return Wishes("corpus", len(order), _unlabelled(context, corpus, order, seeds, asked, leaks))
+    return order
 
 
-def _unlabelled(
+def unlabelled(
     context: Context,
     corpus: Sequence[Example],
     order: Sequence[int],
@@ -154,6 +166,7 @@ def _unlabelled(
     asked: Container[str],
     leaks: Leaks,
 ) -> Iterator[Wish]:
+    """A wish for each input of the corpus that may be asked about, in the given order of places."""
     gate, known = HeldOut(context), {seed.id for seed in seeds}
     for place in order:
         example = corpus[place]

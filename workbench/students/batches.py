@@ -23,12 +23,13 @@ WINDOW_BATCHES = 8  # batches that share one sorting by length
 
 class Encoded(NamedTuple):
     """One row as ids. `prompt` tokens come first and are not trained; of the completion's, those in `scored` count on dev.
-    `soft` is what a teacher says of each completion token's place."""
+    `soft` is what a teacher says of each completion token's place; of the student's `own` rows nothing else is learned."""
 
     ids: list[int]
     prompt: int
     scored: range
     soft: Soft | None = None
+    own: bool = False
 
 
 class Batch(NamedTuple):
@@ -47,7 +48,7 @@ class Batch(NamedTuple):
         return int(self.mask_B_T.sum())
 
     def to(self, device: torch.device) -> "Batch":
-        soft = None if self.soft is None else Soft(*(tensor.to(device) for tensor in self.soft))
+        soft = None if self.soft is None else Soft(*(part.to(device) for part in self.soft))
         ids, mask, labels, scored = (tensor.to(device) for tensor in self[:4])
         return Batch(ids, mask, labels, scored, soft)
 
@@ -67,7 +68,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequ
         first, end = pair.scored
         begin = sum(start < first for start, _ in offsets)
         stop = len(answer) if end is None else sum(start < end for start, _ in offsets)
-        rows.append(Encoded(list(prompt) + list(answer), len(prompt), range(begin, stop)))
+        rows.append(Encoded(list(prompt) + list(answer), len(prompt), range(begin, stop), own=pair.own))
     return rows
 
 
@@ -136,16 +137,21 @@ def collate(rows: Sequence[Encoded], pad: int) -> Batch:
 
 def _joined(rows: Sequence[Encoded]) -> Soft | None:
     """What is said of all completion tokens, in the rows' order, as wide as the widest."""
-    width = max((row.soft.ids_L_K.shape[1] for row in rows if row.soft is not None), default=0)
-    if not width:
+    if not any(row.own or row.soft is not None for row in rows):
         return None
+    width = max((row.soft.ids_L_K.shape[1] for row in rows if row.soft is not None), default=1)
     count = sum(len(row.ids) - row.prompt for row in rows)
     ids_L_K, logs_L_K = torch.full((count, width), NONE), torch.full((count, width), -torch.inf)
+    alone_L = torch.zeros(count, dtype=torch.bool)
     at = 0
     for row in rows:
         length = len(row.ids) - row.prompt
+        alone_L[at : at + length] = row.own
         if row.soft is not None:
             kept = row.soft.ids_L_K.shape[1]
-            ids_L_K[at : at + length, :kept], logs_L_K[at : at + length, :kept] = row.soft
+            ids_L_K[at : at + length, :kept], logs_L_K[at : at + length, :kept] = (
+                row.soft.ids_L_K,
+                row.soft.logprobs_L_K,
+            )
         at += length
-    return Soft(ids_L_K, logs_L_K)
+    return Soft(ids_L_K, logs_L_K, alone_L)

@@ -21,14 +21,31 @@ FLOOR = 1e-9  # of the tail's share: what rounding leaves of it
 
 class Soft(NamedTuple):
     """A teacher's next tokens (L, K), NONE where there is none, and their log-probabilities at temperature 1 (L, K). No token
-    stands twice at one position. A position where all are NONE is one that the teacher says nothing of."""
+    stands twice at one position. A position where all are NONE is one that the teacher says nothing of. `alone_L`: where the
+    text is not learned (L,), for the student wrote it itself."""
 
     ids_L_K: torch.Tensor
     logprobs_L_K: torch.Tensor
+    alone_L: torch.Tensor
+
+    @classmethod
+    def of(cls, ids_L_K: torch.Tensor, logprobs_L_K: torch.Tensor) -> "Soft":
+        """Of rows whose text is learned too."""
+        return cls(ids_L_K, logprobs_L_K, torch.zeros(len(ids_L_K), dtype=torch.bool))
 
     @property
     def known_L(self) -> torch.Tensor:
         return (self.ids_L_K != NONE).any(1)
+
+    def part(self, of: slice) -> "Soft":
+        """Of some of the positions."""
+        return Soft(*(tensor[of] for tensor in self))
+
+    def shares_L(self, weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the divergence and the text count at each position (L,), 0 to 1."""
+        known_L = self.known_L.float()
+        pull_L = torch.where(self.alone_L, known_L, weight * known_L)
+        return pull_L, torch.where(self.alone_L, 0.0, 1 - pull_L)
 
 
 class Blend(NamedTuple):
@@ -101,11 +118,10 @@ def blended(logits_L_V: torch.Tensor, targets_L: torch.Tensor, soft: Soft, blend
     """The loss of each position (L,), in nats; all of it by autograd. Where the head is frozen, losses.py is faster."""
     logprobs_L_V = logits_L_V.log_softmax(1)
     hard_L = -logprobs_L_V.gather(1, targets_L[:, None])[:, 0]
-    known_L = soft.known_L
-    if not bool(known_L.any()):
-        return hard_L
+    pull_L, rest_L = (share_L.to(hard_L.dtype) for share_L in soft.shares_L(blend.weight))
+    if not bool(pull_L.any()):
+        return rest_L * hard_L
     teacher = of_teacher(soft, logits_L_V.shape[1])
     student = of_student(logprobs_L_V, soft.ids_L_K)
     far_L = blend.temperature**2 * divergence(teacher, student, blend)
-    weight_L = blend.weight * known_L
-    return (1 - weight_L) * hard_L + weight_L * far_L
+    return rest_L * hard_L + pull_L * far_L

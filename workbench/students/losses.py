@@ -82,8 +82,7 @@ class _FrozenHeadLoss(torch.autograd.Function):
                 loss += weights_L[part] @ hard_L
                 scores_L_V.exp_()
             else:
-                some = Soft(soft.ids_L_K[part], soft.logprobs_L_K[part])
-                far_L, share_L = _pulled(scores_L_V, some, blend)
+                far_L, share_L = _pulled(scores_L_V, soft.part(part), blend)
                 loss += weights_L[part] @ (share_L * hard_L + far_L)
             scores_L_V.scatter_add_(1, wanted_L_1, -share_L[:, None])
             torch.mm(scores_L_V.to(head_V_H.dtype), head_V_H, out=grad_L_H[part])
@@ -104,11 +103,10 @@ def _pulled(logprobs_L_V: torch.Tensor, soft: Soft, blend: Blend) -> tuple[torch
     target: with q the student's share of a token and g the gradient by the log-share of its class, it is g at a kept token, and
     in the tail g * q / (the tail's share), for the g of all classes sum to nothing.
     """
-    pull_L = blend.weight * soft.known_L.to(logprobs_L_V.dtype)
-    rest_L = 1 - pull_L
+    pull_L, rest_L = (share_L.to(logprobs_L_V.dtype) for share_L in soft.shares_L(blend.weight))
     rows_N, slots_N = (soft.ids_L_K != NONE).nonzero(as_tuple=True)
     ids_N = soft.ids_L_K[rows_N, slots_N]
-    teacher = of_teacher(Soft(soft.ids_L_K, soft.logprobs_L_K.to(logprobs_L_V.dtype)), logprobs_L_V.shape[1])
+    teacher = of_teacher(soft._replace(logprobs_L_K=soft.logprobs_L_K.to(logprobs_L_V.dtype)), logprobs_L_V.shape[1])
     logs_L_C = torch.zeros_like(teacher.logs_L_C)
     logs_L_C[rows_N, slots_N] = logprobs_L_V[rows_N, ids_N]
     logprobs_L_V.exp_()

@@ -12,11 +12,13 @@ class Pair(Frozen):
 
     `scored` is where the *characters* of the completion that count for exact match on dev begin and end; None is its end, the
     end-of-turn included. It serves outputs whose last field, or first, is free text. It has no influence on training.
+    `own`: the student wrote it; what a teacher thinks of it is learned, its text is not.
     """
 
     prompt: str
     completion: str
     scored: tuple[int, int | None] = (0, None)
+    own: bool = False
 
 
 class TrainConfig(Frozen):
@@ -40,23 +42,27 @@ class TrainConfig(Frozen):
     checkpoint_seconds: float = Field(default=60.0, ge=0)
 
 
-Method = Literal["sft", "kd", "qat"]
 Divergence = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
 Grid = Literal["Q4_0", "Q8_0"]
 
 
 class DistilConfig(Frozen):
-    """What a student learns from. `sft`: the rows' text alone. `kd`: also what the teacher, shown the row, thinks of each
-    token: its `k` likeliest, stored by the stage `capture`, by a divergence that takes `weight` of the loss, at `temperature`.
-    `qat`: the text, by weights that are rounded to the `grid` of the file that is to ship."""
+    """What a student learns from: the `method` (methods/).
 
-    method: Method = "sft"
+    Where a teacher's distributions are learned from, its `k` likeliest tokens are stored, and a divergence takes `weight` of
+    the loss at `temperature`; None: the method's own. `grid`: what `qat` rounds to. Where the student answers before a later
+    round, `attempts` inputs at `warmth`, and of that round's rows at least the share `fresh` is new or its own."""
+
+    method: str = "sft"
     grid: Grid = "Q4_0"
     k: int = Field(default=50, ge=1, le=1000)
     weight: float = Field(default=0.5, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
-    divergence: Divergence = "forward_kl"
+    divergence: Divergence | None = None
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
+    attempts: int = Field(default=1000, ge=1)
+    warmth: float = Field(default=0.7, ge=0, le=2)  # a temperature of sampling
+    fresh: float = Field(default=0.3, ge=0, lt=1)
 
 
 class Progress(NamedTuple):

@@ -36,9 +36,9 @@ class Taught:
     def of(self, pair: Pair, student_S: Sequence[int]) -> Soft | None:
         """What the teacher says of each of the completion's tokens; None of a row that it was not asked about."""
         name = name_of(pair.prompt, pair.completion)
-        self._tokens += len(student_S)
         if name not in self._file:
             return None
+        self._tokens += len(student_S)
         row = self._file[name]
         try:
             at_S = self._vocabularies.aligned(row.tokens_T, student_S)
@@ -47,11 +47,11 @@ class Taught:
             return None
         self._aligned += int((at_S >= 0).sum())
         ids_S_K, logs_S_K = self._vocabularies.translated(row.tokens_T, row.ids_T_K, row.logprobs_T_K, student_S, at_S)
-        return Soft(torch.from_numpy(ids_S_K), torch.from_numpy(logs_S_K))
+        return Soft.of(torch.from_numpy(ids_S_K), torch.from_numpy(logs_S_K))
 
     @property
     def share(self) -> float:
-        """Of the tokens that it was asked about, those of which the teacher says something, 0 to 1."""
+        """Of the tokens of rows that the teacher read, those of which it says something, 0 to 1."""
         return self._aligned / max(1, self._tokens)
 
 

@@ -1,0 +1,250 @@
+"""Ways of learning: what each asks of a run, those that packages bring, and the two that begin at the student itself."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from servers import TeacherServer
+from small import ROWS, TASK, here, write_rows, write_task
+
+from workbench import methods
+from workbench.config import Config, load_config
+from workbench.errors import ConfigError
+from workbench.logits import LogitFile
+from workbench.plan import inputs_of, stages
+from workbench.runs import read_lock
+from workbench.stages import attempt
+from workbench.stages.attempt import try_method
+from workbench.stages.context import read_jsonl
+from workbench.stages.exam import Answer
+from workbench.stages.train import mixed, shared_out
+from workbench.students.batches import Encoded, collate
+from workbench.students.divergence import Blend, Soft
+from workbench.students.load import load_model
+from workbench.students.losses import completion_loss
+from workbench.students.settings import Pair, TrainConfig
+from workbench.types import Judgement, Row
+
+PACKAGE = """\
+from workbench.methods import Method
+
+
+class Mine(Method):
+    name = "mine"
+    title = "as it likes"
+    version = 3
+
+
+class Torn(Method):
+    name = "torn"
+    title = "attempts that nobody looks at"
+    attempts = "rows"
+
+
+class Nothing:
+    pass
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "site"
+    info = folder / "outside-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "outside.py").write_text(PACKAGE)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
+    points = {"mine": "outside:Mine", "torn": "outside:Torn", "nothing": "outside:Nothing", "gone": "nowhere:Gone"}
+    lines = "".join(f"{name} = {value}\n" for name, value in points.items())
+    (info / "entry_points.txt").write_text(f"[{methods.GROUP}]\n{lines}")
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_each_is_known_by_its_name() -> None:
+    assert methods.names()[:5] == ["sft", "kd", "gkd", "dagger", "qat"]
+    for name in methods.BUILT_IN:
+        assert methods.named(name).name == name and methods.named(name).title
+
+
+def test_a_name_that_there_is_not() -> None:
+    with pytest.raises(ConfigError, match="there is no method 'daggr'") as told:
+        load_config(sets=("distil.method=daggr",))
+    assert told.value.hint.startswith("did you mean dagger? there are sft, kd,")
+
+
+@pytest.mark.usefixtures("package")
+def test_a_package_brings_its_own() -> None:
+    assert methods.names()[5:] == ["gone", "mine", "nothing", "torn"]
+    assert load_config(sets=("distil.method=mine",)).distil.method == "mine"
+    for name, said in {
+        "gone": "cannot be imported",
+        "nothing": "is no workbench.methods.Method",
+        "torn": "captured",
+    }.items():
+        with pytest.raises(ConfigError, match=said):
+            methods.named(name)
+
+
+def test_one_that_lets_the_student_answer_first_has_two_rounds() -> None:
+    assert load_config(sets=("distil.method=gkd",)).rounds.count == 2
+    assert load_config(sets=("distil.method=gkd", "rounds.count=3")).rounds.count == 3
+    assert load_config().rounds.count == 1
+
+
+def given(method: str) -> dict[str, dict[str, str]]:
+    return {stage.label: inputs_of(stage, 1) for stage in stages(load_config(sets=(f"distil.method={method}",)))}
+
+
+def test_the_student_answers_the_shard_and_its_teacher_reads_that() -> None:
+    found = given("gkd")
+    assert [*found] == ["examples", "shots", "sample", "select", "train", "merge", "export", "attempt.2", "sample.2",
+                        "select.2", "capture.2", "train.2", "merge.2", "export.2", "evaluate"]  # fmt: skip
+    assert found["attempt.2"] == {
+        "examples": "examples", "sample before": "sample", "select before": "select", "export before": "export",
+    }  # fmt: skip
+    assert "attempt" not in found["sample.2"] and "select before" not in found["train.2"]
+    assert found["capture.2"]["attempt"] == found["train.2"]["attempt"] == "attempt.2"
+    assert found["train.2"]["capture"] == "capture.2" and "capture" not in found["train"]
+
+
+def test_the_student_answers_the_corpus_and_the_rest_is_asked() -> None:
+    found = given("dagger")
+    assert "capture.2" not in found and found["sample.2"]["attempt"] == "attempt.2"
+    assert found["train.2"] == {
+        "examples": "examples", "select": "select.2", "train before": "train", "select before": "select",
+    }  # fmt: skip
+
+
+def test_the_methods_stages_stand_in_each_round() -> None:
+    config = Config.model_validate({"distil": {"method": "kd"}, "rounds": {"count": 2}})
+    labels = [stage.label for stage in stages(config)]
+    assert labels.count("capture") == labels.count("capture.2") == 1
+
+
+def test_rounds_share_steps_and_minutes() -> None:
+    shared = shared_out(TrainConfig(max_steps=7, max_minutes=3.0), 2)
+    assert (shared.max_steps, shared.max_minutes) == (3, 1.5)
+    assert shared_out(TrainConfig(), 2) == TrainConfig()
+
+
+def test_new_rows_have_their_share() -> None:
+    old, new = (
+        [Pair(prompt=f"{name} {n}", completion="") for n in range(count)] for name, count in (("o", 90), ("n", 10))
+    )
+    found = mixed(old, new, 0.25, 0)
+    assert len(found) == 40 and set(new) < set(found)
+    assert set(mixed(old, new, 0.0, 0)) == {*old, *new} == set(mixed(old, new, 0.05, 0))
+    assert set(mixed(old, [], 0.5, 0)) == set(old)
+
+
+def test_of_the_students_own_words_only_what_the_teacher_thinks_is_learned(tiny: Path) -> None:
+    model = load_model(tiny, dtype=torch.float32)
+    soft = Soft.of(torch.tensor([[11, 12], [13, 14]]), torch.tensor([[0.6, 0.3], [0.5, 0.4]]).log())
+    said = Encoded([5, 6, 7, 8], 2, range(2), soft)
+    own = said._replace(own=True)
+    text, lone, far = (
+        completion_loss(model, collate([row], 0), 1.0, Blend(weight)).item()
+        for row, weight in ((said, 1e-9), (own, 0.3), (said, 1.0))
+    )
+    assert lone == pytest.approx(far, rel=1e-5) != pytest.approx(text, rel=0.01)
+    unknown = collate([own._replace(soft=None), said], 0)
+    both = completion_loss(model, unknown, 1.0, Blend(1.0)).item()
+    assert both == pytest.approx(far / 2, rel=1e-5), "of its own words that nobody looked at nothing is learned"
+    other = collate([own._replace(ids=[5, 6, 7, 9]), said], 0)
+    assert (
+        completion_loss(model, other, 1.0, Blend(0.3)).item() != completion_loss(model, unknown, 1.0, Blend(0.3)).item()
+    )
+
+
+def test_it_is_told_before_a_teacher_is_paid_that_there_is_no_corpus(
+    server: TeacherServer, tmp_path: Path, tiny: Path
+) -> None:
+    write_task(tmp_path)
+    done = here(tmp_path, "run", "talk.py", "--method", "dagger", "--teacher", "fake", "--student", str(tiny),
+                "--set", f"teacher.base_url={server.base_url}")  # fmt: skip
+    assert done.returncode != 0 and "talk has none" in done.stderr
+    assert server.count == 0
+    with pytest.raises(ConfigError, match="there is no method"):
+        try_method(None, "daggr")  # type: ignore[arg-type]
+
+
+SETS = ("shots.mode=fixed", "select.recombine=0", "train.max_steps=20", "train.epochs=30", "train.lr=0.02", "train.evals=1",
+        "distil.k=8", "export.quants=['Q8_0']", "export.importance=false", "export.max_ratio=1", "evaluate.base_rows=0",
+        "evaluate.timed=1", "student.max_tokens=8", "distil.attempts=9", "distil.warmth=0.0")  # fmt: skip
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Nothing is asked for, ever: a student of two layers learns that in a few steps, and what it says then passes."""
+    write_task(tmp_path)
+    for split, rows in ROWS.items():
+        write_rows(tmp_path / "data" / f"{split}.jsonl", [(text, []) for text, _ in rows])
+    return tmp_path
+
+
+def walk(folder: Path, method: str, student: Path, teacher: str, *more: str, until: str) -> str:
+    done = here(folder, "run", "talk.py", "--method", method, "--teacher", teacher, "--student", str(student),
+                "--until", until, *(w for s in (*SETS, *more) for w in ("--set", s)))  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def stage(folder: Path, label: str) -> Path:
+    lock = read_lock(max((folder / "runs" / "talk").glob("*Z-*")))
+    entry = lock.exactly(label)
+    assert entry is not None, f"{label} was not walked"
+    return Path(entry.path)
+
+
+def test_a_teacher_reads_what_the_student_wrote(smollm2_hf: Path, tiny: Path, project: Path) -> None:
+    (project / "talk.py").write_text(TASK.replace(', "inverse")', ")"))
+    told = walk(project, "gkd", tiny, f"hf:{smollm2_hf}", until="train.2")
+    own = list(read_jsonl(stage(project, "attempt.2") / "attempts.jsonl", Judgement))
+    assert 0 < len(own) <= 9, told
+    with LogitFile(stage(project, "capture.2") / "logits.bin") as file:
+        assert len(file) == len({(item.candidate.example.id, item.candidate.text) for item in own})
+    summary = json.loads((stage(project, "train.2") / "summary.json").read_text())
+    assert summary["aligned"] == 1.0 and summary["steps"] == 10, "half of them each"
+    again = walk(project, "gkd", tiny, f"hf:{smollm2_hf}", until="train.2")
+    assert ": runs" not in again
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Iterator[TeacherServer]:
+    with TeacherServer(tmp_path / "log.jsonl", text="[]") as running:
+        yield running
+
+
+def test_what_passes_is_learned_and_the_teacher_is_asked_about_the_rest(
+    tiny: Path, teacher: TeacherServer, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student's words are put into its mouth: one that passes, one that does not, one without an end."""
+    (project / "talk.py").write_text(TASK.replace('"recombine", "inverse"', '"corpus"'))
+    texts = [f"what do you make of number {word}" for word in ("one", "seven", "thirty", "ninety", "eleven hundred")]
+    (project / "data" / "corpus.jsonl").write_text(
+        "".join(json.dumps({"input": {"text": text}}) + "\n" for text in texts)
+    )
+    words = [("[]", True), ("open maps", True), ("[[[[", False)]
+
+    def says(gguf: Path, chats: list[object], *_: object, **how: object) -> list[Answer]:
+        if "temperature" not in how:  # its exam
+            return [Answer("[]", 1) for _ in chats]
+        assert gguf.name == "Q8_0.gguf" and len(chats) == 3
+        return [Answer(text, 1, ended) for text, ended in words]
+
+    for place in ("workbench.stages.attempt.ask_all", "workbench.stages.export.ask_all"):
+        monkeypatch.setattr(place, says)
+    sets = (f"teacher.base_url={teacher.base_url}", "sample.max_calls=4", "train.max_steps=4", "select.empty_margin=-1")
+    told = walk(project, "dagger", tiny, "fake", *sets, until="select.2")
+    assert "the student answered 2 of 3 inputs, 1 pass" in told
+    own = {item.candidate.text: item for item in read_jsonl(stage(project, "attempt.2") / attempt.FILE, Judgement)}
+    assert [*own] == ["[]", "open maps"]
+    found = list(read_jsonl(stage(project, "sample.2") / "candidates.jsonl", Judgement))
+    assert [item.candidate.source for item in found] == ["corpus", "corpus", "student", "corpus", "corpus"]
+    assert found[3].candidate.example.id == own["open maps"].candidate.example.id, "it is asked about first"
+    assert found[2].teacher.startswith("fake") and found[2].candidate.call == ""
+    funnel = json.loads((stage(project, "sample.2") / "funnel.json").read_text())
+    assert (funnel["candidates"], funnel["own"], funnel["calls"]) == (5, 1, 4)
+    rows = {row.source: row for row in read_jsonl(stage(project, "select.2") / "rows.jsonl", Row)}
+    assert rows["student"].completion == "[]" and rows["student"].teacher.startswith("fake")

@@ -1,0 +1,62 @@
+"""The seam of a way of learning: what it asks of a run, and what it adds to the training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from workbench.students.settings import DistilConfig, Divergence, Grid
+
+if TYPE_CHECKING:
+    from workbench.students.divergence import Blend
+    from workbench.students.taught import Taught
+
+
+Captures = Literal["", "rows", "attempts"]
+Attempts = Literal["", "corpus", "rows"]
+
+
+class Captured(NamedTuple):
+    """A teacher's distributions on disk, and the folder of the tokenizer that they are of."""
+
+    file: Path
+    tokenizer: Path
+
+
+class Lesson(NamedTuple):
+    """What the training is given beside the rows' text: what a teacher thinks of them, and what the weights are rounded to."""
+
+    taught: "Taught | None" = None
+    grid: Grid | None = None
+
+
+class Method:
+    """A way of learning, for `--method NAME` and `workbench compare`. A package brings its own through the entry-point group
+    `workbench.methods`, which names an object like this.
+
+    `captures`: the teacher, which must run here, is asked what it thinks of the shard's rows, or of the student's attempts.
+    `attempts`: from the second round on, the student of the round before answers first: inputs of the corpus that nobody
+    answered yet, or those of the shard. `rounds`: at least so many. Raise `version` when it comes to do something else.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]  # in a line: the report, the card and `workbench audit`
+    version: ClassVar[int] = 1
+    captures: ClassVar[Captures] = ""
+    attempts: ClassVar[Attempts] = ""
+    rounds: ClassVar[int] = 1
+    on_grid: ClassVar[bool] = (
+        False  # trained for llama.cpp's own rounding: no other way of merging or quantizing is tried
+    )
+    divergence: ClassVar[Divergence] = "forward_kl"  # where the settings name none
+
+    def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
+        """`base` is the student's folder. Raises LogitError, StudentError."""
+        return Lesson()
+
+    def kind(self, config: DistilConfig) -> Divergence:
+        return config.divergence or self.divergence
+
+    def blend(self, config: DistilConfig) -> "Blend":
+        """How a divergence goes into the loss."""
+        from workbench.students.divergence import Blend
+
+        return Blend(config.weight, config.temperature, self.kind(config), config.beta)

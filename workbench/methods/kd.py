@@ -1,0 +1,21 @@
+"""Knowledge distillation (Hinton et al. 2015, arXiv:1503.02531): beside each row's text, what the teacher, shown it, thinks of
+each token. Across tokenizers where they differ (students/align.py)."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from workbench.methods.base import Captured, Captures, Lesson, Method
+from workbench.students.settings import DistilConfig
+
+
+class Kd(Method):
+    name = "kd"
+    title = "beside the text, what the teacher thinks of each token of the rows"
+    captures: ClassVar[Captures] = "rows"
+
+    def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
+        from workbench.students.taught import Taught
+
+        if captured is None:  # the student's attempts, of which there are none in the first round
+            return Lesson()
+        return Lesson(taught=Taught(captured.file, captured.tokenizer, base, self.blend(config)))

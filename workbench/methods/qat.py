@@ -1,0 +1,16 @@
+"""Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877): the text, by weights that are rounded to the grid of the
+file that is to ship. The gradient passes straight through the rounding (students/grid.py)."""
+
+from pathlib import Path
+
+from workbench.methods.base import Captured, Lesson, Method
+from workbench.students.settings import DistilConfig
+
+
+class Qat(Method):
+    name = "qat"
+    title = "the rows' text, by weights rounded to the grid of the file"
+    on_grid = True
+
+    def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
+        return Lesson(grid=config.grid)

@@ -1,0 +1,105 @@
+"""What the student of the round before makes of inputs, before a teacher is asked about them: its own words, judged.
+
+The file that would ship answers, at `distil.warmth`. Which inputs: those of a corpus that no round asked about yet, in the
+order in which they would be asked; or those of the shard, for a teacher to look at what was written there.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from workbench import methods
+from workbench.declaration import Task
+from workbench.errors import ConfigError
+from workbench.judge import judge_cheap
+from workbench.scoring import shuffled
+from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
+from workbench.stages.exam import ask_all, user
+from workbench.stages.export import STUDENT_CONTEXT
+from workbench.stages.gate import Leaks
+from workbench.stages.wishes import asked_order, unlabelled
+from workbench.types import Candidate, Example, Judgement, Row
+
+FILE = "attempts.jsonl"
+SOURCE = "student"
+
+
+def run(context: Context) -> None:
+    """Writes attempts.jsonl, judged by the cheap validators, and leaks.json (held-out rows that inputs of the corpus were too
+    like). An answer that came to no end is left out. Raises EdgeError; ConfigError where there is no corpus."""
+    config, leaks = context.config, Leaks()
+    before = list(read_jsonl(context.inputs["select before"] / "rows.jsonl", Row))
+    if methods.named(config.distil.method).attempts == "corpus":
+        inputs = list(islice(_of_corpus(context, leaks), config.distil.attempts))
+    else:
+        inputs = _of_shard(before, context.round, config.distil.attempts)
+    made = read_json(context.inputs["export before"] / "export.json")
+    answers = ask_all(
+        context.inputs["export before"] / f"{made['chosen']}.gguf",
+        [user(context.task.student_prompt(example.input)) for example in inputs],
+        config.runtime,
+        max_tokens=config.student.max_tokens,
+        context=STUDENT_CONTEXT,
+        temperature=config.distil.warmth,
+    )
+    # what it knows it has of its teachers: their terms hold for its own words too
+    teachers = ", ".join(sorted({row.teacher for row in before if row.teacher}))
+    licences = ", ".join(sorted({row.licence for row in before if row.licence}))
+    found = [
+        Judgement(
+            candidate=Candidate(example=example, text=answer.text, call="", source=SOURCE),
+            verdict=judge_cheap(context.task, example, answer.text),
+            teacher=teachers,
+            licence=licences,
+        )
+        for example, answer in zip(inputs, answers, strict=True)
+        if answer.ended
+    ]
+    write_jsonl(context.out / FILE, found)
+    write_json(context.out / "leaks.json", leaks)
+    passed = sum(item.verdict.outcome == "pass" for item in found)
+    context.say(
+        f"attempt: the student answered {len(found)} of {len(inputs)} inputs, {passed} pass the cheap validators"
+    )
+
+
+def try_method(task: Task, method: str) -> None:
+    """Told before a teacher is paid. Raises ConfigError for a method that there is not, and where the student is to answer a
+    corpus, and the task has none."""
+    if methods.named(method).attempts == "corpus" and "corpus" not in task.sources:
+        raise ConfigError(
+            f"--method {method}: the student answers inputs of a corpus, and {task.name} has none",
+            "give the task a file of inputs that nobody labelled",
+        )
+
+
+def own_rows(context: Context) -> list[Row]:
+    """What the student wrote, as rows that a teacher may look at; whatever the validators say."""
+    task = context.task
+    return [
+        Row(
+            id=item.candidate.example.id,
+            input=item.candidate.example.input,
+            prompt=task.student_prompt(item.candidate.example.input),
+            completion=item.candidate.text,
+            source=SOURCE,
+        )
+        for item in read_jsonl(context.inputs["attempt"] / FILE, Judgement)
+    ]
+
+
+def _of_corpus(context: Context, leaks: Leaks) -> Iterator[Example]:
+    asked = {
+        item.candidate.example.id
+        for item in read_jsonl(context.inputs["sample before"] / "candidates.jsonl", Judgement)
+    }
+    seeds, corpus = context.examples("seed"), context.task.corpus()
+    order = asked_order(context, corpus, seeds)
+    for wish in unlabelled(context, corpus, order, seeds, asked, leaks):
+        assert wish.example is not None, "a corpus holds inputs"
+        yield wish.example.model_copy(update={"source": SOURCE})
+
+
+def _of_shard(rows: list[Row], round_: int, count: int) -> list[Example]:
+    """Each input once, in an order of the round's own."""
+    inputs = {row.prompt: Example(id=row.id, input=row.input, split="new", source=SOURCE) for row in rows}
+    return shuffled(list(inputs.values()), round_)[:count]
