@@ -1,4 +1,5 @@
-"""A family of experts: the student, then smaller ones, each pruned from the one before it and trained on the same rows.
+"""A family of experts: the student, then smaller ones, each pruned from the one before it and trained on the same rows, with
+that one reading along.
 
 What a child loses is chosen by what the task's rows use least: whole blocks, feed-forward neurons, and once, from the first to
 the second, the tokens that neither rows nor corpus need. Each is exported, scored on dev and test, and timed as its file.
@@ -106,7 +107,7 @@ def _name(size: tuple[int, int] | None) -> str:
 
 
 def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], project: Path, *, trim: bool) -> Config:
-    """The config with a pruned student: made of the parent's merged weights, once."""
+    """The config with a pruned student, made of the parent's merged weights, once, and taught by them."""
     from workbench.students.batches import encode
     from workbench.students.load import load_tokenizer
     from workbench.students.prune import importance, pruned
@@ -131,7 +132,10 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
         some = encode(load_tokenizer(source), rendering, rows[:LOOKED_AT])
         found = importance(source, some, tokens=config.train.tokens_per_step)
         pruned(source, folder, blocks=blocks, neurons=neurons, found=found)
-    return config.model_copy(update={"student": config.student.model_copy(update={"model": str(folder)})})
+    taught = config.distil.model_copy(update={"method": "parent", "parent": str(weights / "weights")})
+    return config.model_copy(
+        update={"student": config.student.model_copy(update={"model": str(folder)}), "distil": taught}
+    )
 
 
 def _seconds(task: Task, config: Config, file: Path) -> float:

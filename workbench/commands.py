@@ -19,6 +19,7 @@ from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
 from workbench.runs import RunFolder, candidates_of, find_run, list_runs, read_lock
 from workbench.stages.attempt import try_method
+from workbench.stages.launch import config_of
 from workbench.store import RunLock
 
 
@@ -66,6 +67,8 @@ def run(
         return None
     checked.gate(task)
     try_method(task, config.distil.method)
+    if config.runtime.launch:
+        config_of(config.runtime.launch)
     with RunLock(root):
         return _run(task, config, project, until, force, _terms(config, project, until, accept))
 

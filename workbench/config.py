@@ -211,6 +211,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     cluster: str = ""
     workers: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)  # 0: all cores
+    launch: str = ""  # of the training: `data_parallel`, or a config of `accelerate launch`; none: this process trains
     slots: int = Field(0, ge=0)  # of a GGUF teacher in llama.cpp; 0: as many as a measurement on this machine says
     concurrency: int = Field(16, ge=1)  # requests under way at an API, at most; fewer while it answers 429
     requests_a_minute: float = Field(0.0, ge=0)  # 0: any number
@@ -296,6 +297,7 @@ def checked(config: Config) -> Config:
     ]:
         raise ConfigError("pool.teachers: the teacher itself is one of them", "name it once")
     method = methods.named(config.distil.method)
+    method.check(config.distil)
     if method.captures and config.teacher.base_url:
         raise ConfigError(
             f"{config.teacher.model} is behind an API, which does not tell what it thinks of tokens that it did not write",

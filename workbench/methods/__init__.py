@@ -8,13 +8,14 @@ from workbench.methods.base import Captured, Lesson, Method
 from workbench.methods.dagger import Dagger
 from workbench.methods.gkd import Gkd
 from workbench.methods.kd import Kd
+from workbench.methods.parent import OfParent
 from workbench.methods.qat import Qat
 from workbench.methods.sft import Sft
 
 __all__ = ["BUILT_IN", "GROUP", "Captured", "Lesson", "Method", "Sft", "named", "names"]
 
 GROUP = "workbench.methods"
-BUILT_IN: dict[str, Method] = {method.name: method for method in (Sft(), Kd(), Gkd(), Dagger(), Qat())}
+BUILT_IN: dict[str, Method] = {method.name: method for method in (Sft(), Kd(), Gkd(), Dagger(), OfParent(), Qat())}
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ from workbench.students.settings import DistilConfig, Divergence, Grid
 
 if TYPE_CHECKING:
     from workbench.students.divergence import Blend
+    from workbench.students.parent import Parent
     from workbench.students.taught import Taught
 
 
@@ -22,9 +23,11 @@ class Captured(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """What the training is given beside the rows' text: what a teacher thinks of them, and what the weights are rounded to."""
+    """What the training is given beside the rows' text: what a teacher thought of them, who reads along, and what the weights
+    are rounded to."""
 
     taught: "Taught | None" = None
+    parent: "Parent | None" = None
     grid: Grid | None = None
 
 
@@ -47,6 +50,9 @@ class Method:
         False  # trained for llama.cpp's own rounding: no other way of merging or quantizing is tried
     )
     divergence: ClassVar[Divergence] = "forward_kl"  # where the settings name none
+
+    def check(self, config: DistilConfig) -> None:
+        """Raises ConfigError where a setting is missing: told before anything runs."""
 
     def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
         """`base` is the student's folder. Raises LogitError, StudentError."""

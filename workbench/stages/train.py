@@ -4,14 +4,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 
-from workbench import methods, models
+from workbench import models
 from workbench.declaration import Task
 from workbench.errors import EdgeError
-from workbench.methods import Captured, Lesson
+from workbench.methods import Captured
 from workbench.scoring import shuffled
 from workbench.stages.attempt import own_rows
 from workbench.stages.capture import FILE as LOGITS
 from workbench.stages.context import Context, read_json, read_jsonl
+from workbench.stages.launch import launched
+from workbench.stages.lesson import Job, learn
 from workbench.students.settings import Pair, Progress, TrainConfig
 from workbench.types import Example, Row
 
@@ -41,22 +43,22 @@ def try_student(model: str, cache: Path, *, ships: bool) -> None:
 def run(context: Context) -> None:
     """Writes adapter/, history.jsonl and summary.json. A later round goes on from the adapter of the one before."""
     from workbench.students.load import prepare_base
-    from workbench.students.qlora import train
 
-    base = prepare_base(models.path_or_name(context.config.student.model), context.cache / "students")
-    before = context.inputs.get("train before")
-    lesson = _lesson(context, base)
-    train(
-        base,
-        _rows(context),
-        pairs(context.task, context.examples("dev")),
-        shared_out(context.config.train, context.config.rounds.count),
-        context.out,
-        Teller(context),
+    config, before = context.config, context.inputs.get("train before")
+    job = Job(
+        base=prepare_base(models.path_or_name(config.student.model), context.cache / "students"),
+        rows=tuple(_rows(context)),
+        dev=tuple(pairs(context.task, context.examples("dev"))),
+        config=shared_out(config.train, config.rounds.count),
+        distil=config.distil,
+        work=context.out,
         start=before / "adapter" if before is not None else None,
-        taught=lesson.taught,
-        grid=lesson.grid,
+        captured=_captured(context),
     )
+    if config.runtime.launch:
+        launched(job, config.runtime.launch, Teller(context))
+    else:
+        learn(job, Teller(context))
 
 
 def shared_out(config: TrainConfig, rounds: int) -> TrainConfig:
@@ -70,12 +72,11 @@ def shared_out(config: TrainConfig, rounds: int) -> TrainConfig:
     )
 
 
-def _lesson(context: Context, base: Path) -> Lesson:
-    """What the method adds to the rows."""
-    folder, captured = context.inputs.get("capture"), None
-    if folder is not None:
-        captured = Captured(folder / LOGITS, Path(read_json(folder / "capture.json")["tokenizer"]))
-    return methods.named(context.config.distil.method).lesson(context.config.distil, captured, base)
+def _captured(context: Context) -> Captured | None:
+    folder = context.inputs.get("capture")
+    if folder is None:
+        return None
+    return Captured(folder / LOGITS, Path(read_json(folder / "capture.json")["tokenizer"]))
 
 
 def _rows(context: Context) -> list[Pair]:

@@ -53,6 +53,11 @@ class Batch(NamedTuple):
         return Batch(ids, mask, labels, scored, soft)
 
 
+def weight(rows: Sequence[Encoded], balance: float) -> float:
+    """What they count together in the loss (`losses.completion_loss`)."""
+    return math.fsum((len(row.ids) - row.prompt) ** (1 - balance) for row in rows)
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequence[Pair]) -> list[Encoded]:
     """Token ids of each pair, in order. A token counts as scored if it starts inside the scored characters."""
     if not pairs:

@@ -36,19 +36,19 @@ def causal(model: torch.nn.Module) -> PreTrainedModel:
 
 
 def completion_loss(
-    model: torch.nn.Module, batch: Batch, balance: float = 0.0, blend: Blend | None = None
+    model: torch.nn.Module, batch: Batch, balance: float = 0.0, blend: Blend | None = None, share: float = 1.0
 ) -> torch.Tensor:
     """Mean negative log-likelihood of the labelled tokens, a scalar in nats. `balance`: 0 where each token counts alike, 1
     where each row does, however long its answer; between them a token counts (tokens of its row) ** -balance. `blend`: how
-    the batch's `soft` targets go in."""
+    the batch's `soft` targets go in. `share`: of a step's whole weight, what this batch has; it scales the mean."""
     plain = causal(model)
-    hidden_L_H, targets_L, row_L, _ = _labelled(plain, batch)
+    hidden_L_H, targets_L, row_L, _ = labelled(plain, batch)
     weights_L = torch.bincount(row_L)[row_L].to(torch.promote_types(hidden_L_H.dtype, torch.float32)) ** -balance
-    weights_L /= weights_L.sum()
+    weights_L *= share / weights_L.sum()
     head: Any = plain.get_output_embeddings()  # type: ignore[no-untyped-call]
     soft = batch.soft if blend is not None else None
     if _own_head(plain) or type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
-        logits_L_V = _logits(plain, hidden_L_H)
+        logits_L_V = logits(plain, hidden_L_H)
         if soft is not None and blend is not None:
             return weights_L @ blended(logits_L_V, targets_L, soft, blend)
         return weights_L @ functional.cross_entropy(logits_L_V, targets_L, reduction="none")
@@ -141,11 +141,11 @@ def dev_score(model: torch.nn.Module, rows: Sequence[Encoded], *, pad: int, toke
     exact, loss, count = 0, 0.0, 0
     for chosen in batches([len(row.ids) for row in rows], tokens, seed=0, epoch=0):
         batch = collate([rows[row] for row in chosen], pad).to(device)
-        hidden_L_H, targets_L, row_L, scored_L = _labelled(plain, batch)
+        hidden_L_H, targets_L, row_L, scored_L = labelled(plain, batch)
         wrong_B = torch.zeros(len(chosen), dtype=torch.bool, device=device)
         for at in range(0, len(targets_L), _SLICE):
             part = slice(at, at + _SLICE)
-            logits_L_V = _logits(plain, hidden_L_H[part])
+            logits_L_V = logits(plain, hidden_L_H[part])
             loss += functional.cross_entropy(logits_L_V, targets_L[part], reduction="sum").item()
             missed_L = (logits_L_V.argmax(-1) != targets_L[part]) & scored_L[part]
             wrong_B[row_L[part][missed_L]] = True
@@ -155,7 +155,7 @@ def dev_score(model: torch.nn.Module, rows: Sequence[Encoded], *, pad: int, toke
     return DevScore(exact / max(1, len(rows)), loss / max(1, count))
 
 
-def _labelled(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def labelled(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """At the L labelled tokens: what predicts them (L, H), targets (L,), their rows (L,), whether scored (L,)."""
     # Where the head is the model's own, H is the vocabulary.
     state_N_H = states(model if _own_head(model) else model.base_model, batch.ids_B_T, batch.mask_B_T)
@@ -171,7 +171,7 @@ def _own_head(model: PreTrainedModel) -> bool:
     return any(getattr(model.config, name, None) not in (None, 1.0) for name in _SCALED)
 
 
-def _logits(model: PreTrainedModel, state_N_H: torch.Tensor) -> torch.Tensor:
+def logits(model: PreTrainedModel, state_N_H: torch.Tensor) -> torch.Tensor:
     """(N, V) in fp32."""
     if _own_head(model):
         return state_N_H.float()

@@ -15,6 +15,7 @@ itself.
 
 import json
 import math
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +29,9 @@ import torch
 from workbench.digest import digest
 from workbench.errors import StudentError
 from workbench.students import checkpoint
-from workbench.students.batches import collate, encode, plan
+from workbench.students.batches import Encoded, collate, encode, plan, weight
 from workbench.students.checkpoint import Best, State
+from workbench.students.crew import ALONE, Crew
 from workbench.students.grid import GRIDS
 from workbench.students.load import compute_dtype, load_model, load_tokenizer
 from workbench.students.lora import put_on, with_lora
@@ -37,6 +39,7 @@ from workbench.students.losses import DevScore, completion_loss, dev_score
 from workbench.students.masters import MasterAdamW
 from workbench.students.norms import fuse_norms
 from workbench.students.packed import pack
+from workbench.students.parent import Parent
 from workbench.students.rendering import rendering_for
 from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
 from workbench.students.settings import Grid, Pair, Progress, TrainConfig
@@ -57,12 +60,14 @@ def train(
     progress: Callable[[Progress], None],
     start: Path | None = None,
     taught: Taught | None = None,
+    parent: Parent | None = None,
     grid: Grid | None = None,
+    crew: Crew = ALONE,
 ) -> Path:
     """Train on `rows`, from the adapter `start` if there is one, and return the adapter's folder, `work/adapter`. Called again
     after a kill it goes on; called again when done it returns at once. Without dev rows the last adapter is the best one.
-    `taught`: what a teacher's distributions say of the rows, and how that goes into the loss. `grid`: what the weights are
-    rounded to meanwhile.
+    `taught`: what a teacher's distributions say of the rows, and how that goes into the loss. `parent`: who reads along.
+    `grid`: what the weights are rounded to meanwhile. `crew`: who else trains with this process.
 
     Raises StudentError: no rows, only rows longer than `max_length`, a base that cannot be loaded, a loss that is not a
     number, no memory left.
@@ -74,6 +79,8 @@ def train(
     fingerprint = checkpoint.fingerprint(base, rows, dev, config, start)
     if taught is not None:
         fingerprint = digest([fingerprint, taught.name, taught.blend._asdict()])
+    if parent is not None:
+        fingerprint = digest([fingerprint, parent.name])
     if grid is not None:
         fingerprint = digest([fingerprint, grid])
     summary = work / "summary.json"
@@ -91,10 +98,15 @@ def train(
             began=began,
             start=start,
             taught=taught,
+            parent=parent,
             grid=grid,
+            crew=crew,
         )
         run.loop()
-        return run.publish()
+        if crew.leads:
+            run.publish()
+        crew.wait()
+        return work / "adapter"
 
 
 class _Run:
@@ -113,13 +125,16 @@ class _Run:
         began: float,
         start: Path | None,
         taught: Taught | None,
+        parent: Parent | None,
         grid: Grid | None,
+        crew: Crew,
     ) -> None:
+        self.crew = crew
         self.config, self.work, self.progress, self.fingerprint = config, work, progress, fingerprint
         tokenizer, rendering = load_tokenizer(base), rendering_for(base)
         self.pad = int(tokenizer.pad_token_id)
         encoded = encode(tokenizer, rendering, rows)
-        self.taught, self.blend = taught, taught.blend if taught is not None else None
+        self.taught, self.blend, self.parent = taught, taught.blend if taught is not None else None, parent
         if taught is not None:
             encoded = [
                 row._replace(soft=taught.of(pair, row.ids[row.prompt :]))
@@ -148,8 +163,9 @@ class _Run:
         if start is not None:
             put_on(self.model, start)
         fuse_norms(self.model)
+        beside = parent.join(self.model) if parent is not None else []
         self.optimizer = MasterAdamW(
-            [param for param in self.model.parameters() if param.requires_grad],
+            [*(param for param in self.model.parameters() if param.requires_grad), *beside],
             lr=config.lr,
             weight_decay=config.weight_decay,
             dtype=compute_dtype(),
@@ -157,10 +173,11 @@ class _Run:
         self.device = self.optimizer.params[0].device
         saved = checkpoint.load(work, fingerprint, self.optimizer)
         self.state = saved or State(Schedule(len(self.steps), config.warmup))
+        crew.wait()  # until each has read what the first will write anew
         self.origin = began - self.state.elapsed
         self.saved_at = monotonic()
         self.recent: deque[tuple[float, int]] = deque(maxlen=WINDOW)  # seconds and tokens of a step
-        self.history = (work / "history.jsonl").open("w", encoding="utf-8")
+        self.history = (work / "history.jsonl" if crew.leads else Path(os.devnull)).open("w", encoding="utf-8")
         self.history.writelines(json.dumps(line) + "\n" for line in self.state.history)
         note = f"{self.too_long} of {len(encoded)} rows are longer than {config.max_length} tokens and were left out"
         self.notes = [note] if self.too_long else []
@@ -189,7 +206,7 @@ class _Run:
                 if self.dev and (last or state.step in eval_steps(state.schedule.total, self.config.evals)):
                     line |= self._look()
                 self._tell(line, "the minutes are up" if out_of_time else "")
-                if not last and monotonic() - self.saved_at >= self.config.checkpoint_seconds:
+                if self.crew.leads and not last and monotonic() - self.saved_at >= self.config.checkpoint_seconds:
                     state.elapsed = monotonic() - self.origin
                     checkpoint.save(self.work, self.fingerprint, state, self.optimizer)
                     self.saved_at = monotonic()
@@ -198,7 +215,7 @@ class _Run:
         finally:
             self.history.close()
 
-    def publish(self) -> Path:
+    def publish(self) -> None:
         """Write the best adapter, then the summary that says it is there; the checkpoint has served."""
         state, adapter, temporary = self.state, self.work / "adapter", self.work / ".adapter.tmp"
         best = state.best or Best(state.step, DevScore(math.nan, math.nan), [])
@@ -226,27 +243,25 @@ class _Run:
         temporary.write_text(json.dumps(summary, indent=1) + "\n", "utf-8")
         temporary.replace(self.work / "summary.json")
         (self.work / checkpoint.FILE).unlink(missing_ok=True)
-        return adapter
 
     def _step(self) -> dict[str, Any]:
         """One update; the history line of it."""
         began, state = monotonic(), self.state
         epoch, chosen = self.steps[state.step]
-        batch = collate([self.rows[row] for row in chosen], self.pad)
-        factor = state.schedule.factor(state.step)
+        rows, factor = [self.rows[row] for row in chosen], state.schedule.factor(state.step)
         self.model.train()
-        loss = completion_loss(self.model, batch.to(self.device), self.config.balance, self.blend)
-        value = loss.item()
+        value = self.crew.sum(self._pull(self.crew.share(rows), weight(rows, self.config.balance)))
         if not math.isfinite(value):
             raise StudentError(
                 f"the loss is {value} at step {state.step + 1}",
                 f"lower the learning rate: lr = {self.config.lr / 3:.1g}",
             )
-        loss.backward()  # type: ignore[no-untyped-call]
+        self.crew.sum_gradients(self.optimizer.params)
         self.optimizer.step(factor)
+        tokens = sum(len(row.ids) for row in rows)
         state.step += 1
-        state.tokens += batch.tokens
-        self.recent.append((monotonic() - began, batch.tokens))
+        state.tokens += tokens
+        self.recent.append((monotonic() - began, tokens))
         return {
             "step": state.step,
             "epoch": round(epoch, 4),
@@ -256,12 +271,25 @@ class _Run:
             "tokens_per_s": round(self._speed(), 1),
         }
 
+    def _pull(self, rows: Sequence[Encoded], whole: float) -> float:
+        """Gradients by these rows of a step, and their part of its loss. `whole`: what all of its rows weigh together."""
+        if not rows:
+            return 0.0
+        balance, batch = self.config.balance, collate(rows, self.pad).to(self.device)
+        share = weight(rows, balance) / whole
+        if self.parent is not None:
+            loss = self.parent.loss(self.model, batch, balance, share)
+        else:
+            loss = completion_loss(self.model, batch, balance, self.blend, share)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
     def _look(self) -> dict[str, float]:
         """Score dev and keep the adapter if it is the best one; nothing if there is no dev."""
         if not self.dev:
             return {}
         began, best = monotonic(), self.state.best
-        score = dev_score(self.model, self.dev, pad=self.pad, tokens=self.config.tokens_per_step)
+        score = self.crew.said(dev_score(self.model, self.dev, pad=self.pad, tokens=self.config.tokens_per_step))
         if best is None or (score.exact, -score.loss) > (best.score.exact, -best.score.loss):
             tensors = [param.detach().cpu().clone() for param in self.optimizer.params]
             self.state.best = Best(self.state.step, score, tensors)
@@ -274,22 +302,28 @@ class _Run:
         state, limit = self.state, self.config.max_minutes
         if limit is None or (state.fitted and state.step % WINDOW):
             return
-        elapsed, made = monotonic() - self.origin, len(self.recent)
-        if made < FIT_AFTER and (made < 4 or elapsed < FIT_SHARE * limit * 60):
+        total, planned = self.crew.said(self._steps_in(limit * 60)), state.schedule.total
+        if total is None:
             return
-        timed = [seconds for seconds, _ in list(self.recent)[made // 3 :]]  # the first ones are slow
-        looks = sum(step > state.step for step in eval_steps(state.schedule.total, self.config.evals))
-        total = state.step + steps_that_fit(limit * 60 - elapsed, sum(timed) / len(timed), looks, state.eval_seconds)
-        total, planned = min(total, len(self.steps)), state.schedule.total
         if total < planned if not state.fitted else abs(total - planned) > REFIT * planned:
             self.notes.append(f"{total} of {len(self.steps)} steps fit into {limit:g} minutes")
             state.schedule = state.schedule.resized(total, at=state.step)
         state.fitted = True
 
+    def _steps_in(self, seconds: float) -> int | None:
+        """How many steps fit, those made included; None while too few were measured."""
+        state, elapsed, made = self.state, monotonic() - self.origin, len(self.recent)
+        if made < FIT_AFTER and (made < 4 or elapsed < FIT_SHARE * seconds):
+            return None
+        timed = [each for each, _ in list(self.recent)[made // 3 :]]  # the first ones are slow
+        looks = sum(step > state.step for step in eval_steps(state.schedule.total, self.config.evals))
+        more = steps_that_fit(seconds - elapsed, sum(timed) / len(timed), looks, state.eval_seconds)
+        return min(state.step + more, len(self.steps))
+
     def _out_of_time(self) -> bool:
         """Whether one more step and the last look at dev would take too long."""
         limit, ahead = self.config.max_minutes, self.recent[-1][0] + self.state.eval_seconds
-        return limit is not None and monotonic() - self.origin + ahead > limit * 60
+        return limit is not None and self.crew.said(monotonic() - self.origin + ahead > limit * 60)
 
     def _speed(self) -> float:
         """Tokens a second over the last steps, without padding."""

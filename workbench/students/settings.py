@@ -44,14 +44,17 @@ class TrainConfig(Frozen):
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
 Grid = Literal["Q4_0", "Q8_0"]
+Match = Literal["cosine", "mse"]
 
 
 class DistilConfig(Frozen):
     """What a student learns from: the `method` (methods/).
 
-    Where a teacher's distributions are learned from, its `k` likeliest tokens are stored, and a divergence takes `weight` of
-    the loss at `temperature`; None: the method's own. `grid`: what `qat` rounds to. Where the student answers before a later
-    round, `attempts` inputs at `warmth`, and of that round's rows at least the share `fresh` is new or its own."""
+    Where a teacher's distributions are learned from, these are its `k` likeliest tokens, and a divergence takes `weight` of the
+    loss at `temperature`; None: the method's own. `grid`: what `qat` rounds to. `parent`: a model with the student's tokens
+    that reads along; its `hidden` states can be matched, block by block of the pairs `layers` (student's, parent's). Where the
+    student answers before a later round, `attempts` inputs at `warmth`, and of that round's rows at least the share `fresh` is
+    new or its own."""
 
     method: str = "sft"
     grid: Grid = "Q4_0"
@@ -60,6 +63,10 @@ class DistilConfig(Frozen):
     temperature: float = Field(default=1.0, gt=0)
     divergence: Divergence | None = None
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
+    parent: str = ""
+    hidden: Match | None = None
+    hidden_weight: float = Field(default=1.0, gt=0)
+    layers: tuple[tuple[int, int], ...] = Field(default=((-1, -1),), min_length=1)
     attempts: int = Field(default=1000, ge=1)
     warmth: float = Field(default=0.7, ge=0, le=2)  # a temperature of sampling
     fresh: float = Field(default=0.3, ge=0, lt=1)

@@ -1,0 +1,123 @@
+"""Several processes that train one student: as one would, in the same steps; told, and ended, with the run itself."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import environment, timer
+
+from workbench.errors import ConfigError, StudentError
+from workbench.stages.launch import config_of, launched
+from workbench.stages.lesson import Job, learn
+from workbench.students.batches import Encoded, weight
+from workbench.students.crew import ALONE, Crew
+from workbench.students.settings import DistilConfig, Pair, Progress, TrainConfig
+
+TIMERS = [(f"put a timer of {n} minutes", [timer(n)]) for n in range(1, 31)]
+ROWS = tuple(Pair(prompt=said, completion=json.dumps(calls)) for said, calls in [*TIMERS, ("good morning", [])])
+SETTINGS = TrainConfig(max_steps=6, tokens_per_step=300, evals=2, lr=1e-3, checkpoint_seconds=0)
+
+
+def job(base: Path, work: Path, method: str = "sft", **more: object) -> Job:
+    work.mkdir()
+    given = {"base": base, "rows": ROWS, "dev": ROWS[:5], "config": SETTINGS, "work": work, **more}
+    return Job.model_validate({**given, "distil": DistilConfig(method=method)})
+
+
+def curve(work: Path) -> list[float]:
+    return [
+        line["loss"] for line in map(json.loads, (work / "history.jsonl").read_text().splitlines()) if "loss" in line
+    ]
+
+
+@pytest.mark.parametrize("method", ["sft", "qat"])
+def test_two_processes_learn_as_one_does(method: str, tiny: Path, tmp_path: Path) -> None:
+    alone, both = job(tiny, tmp_path / "alone", method), job(tiny, tmp_path / "both", method)
+    told: list[Progress] = []
+    learn(alone, lambda _: None)
+    launched(both, "data_parallel", told.append)
+    one, two = curve(alone.work), curve(both.work)
+    assert len(one) == len(two) == 6 and one[-1] < one[0]
+    assert two == pytest.approx(one, rel=0.01)
+    assert [progress.step for progress in told] == [0, 1, 2, 3, 4, 5, 6], "one of them tells"
+    summaries = [json.loads((each.work / "summary.json").read_text()) for each in (alone, both)]
+    assert len({(made["tokens"], made["steps"], made["fingerprint"]) for made in summaries}) == 1, "the same batches"
+    first, second = (load_file(each.work / "adapter" / "adapter_model.safetensors") for each in (alone, both))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0.05, atol=2e-3)
+
+
+def test_what_goes_wrong_in_them_is_told(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(StudentError, match="are longer than 8 tokens"):
+        launched(
+            job(tiny, tmp_path / "w", config=SETTINGS.model_copy(update={"max_length": 8})), "data_parallel", print
+        )
+    with pytest.raises(ConfigError, match="there is no nowhere"):
+        config_of("nowhere")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("distributed_type: NONSENSE\n")
+    with pytest.raises(StudentError, match="the training processes ended with"):
+        launched(job(tiny, tmp_path / "x"), str(broken), print)
+
+
+def test_each_row_is_somebodys() -> None:
+    rows = list(range(7))
+    shares = [Crew(rank, 3).share(rows) for rank in range(3)]
+    assert sorted(row for share in shares for row in share) == rows
+    assert Crew(1, 2).share([4]) == []
+    assert ALONE.share(rows) == rows and ALONE.said(5) == ALONE.sum(5) == 5
+
+
+def test_what_rows_weigh_together() -> None:
+    rows = [Encoded([1] * 10, 4, range(6)), Encoded([1] * 9, 7, range(2))]
+    assert (weight(rows, 0.0), weight(rows, 1.0)) == (8, 2)
+
+
+PROGRAM = """
+import sys
+from workbench.stages.launch import launched
+from workbench.stages.lesson import Job
+launched(Job.model_validate_json(open(sys.argv[1]).read()), "data_parallel", lambda p: print(p.step, flush=True))
+"""
+
+
+def test_they_end_with_the_run_that_is_killed(tiny: Path, tmp_path: Path) -> None:
+    long = job(
+        tiny, tmp_path / "w", config=SETTINGS.model_copy(update={"max_steps": 100_000, "epochs": 1e6, "evals": 1})
+    )
+    (tmp_path / "job.json").write_text(long.model_dump_json())
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(tmp_path / "job.json")],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    ) as process:
+        assert process.stdout is not None
+        while process.stdout.readline().strip() != "3":
+            pass
+        assert len(workers(process.pid)) == 2
+        os.kill(process.pid, signal.SIGKILL)
+    until = time.monotonic() + 30
+    while workers(process.pid) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert not workers(process.pid)
+
+
+def workers(parent: int) -> list[int]:
+    """Processes that were told to end with this one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, told = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"WORKBENCH_TRAINING_PARENT={parent}".encode() in told and b"accelerate.commands" not in command:
+            found.append(int(folder.name))
+    return found

@@ -1,0 +1,111 @@
+"""A training in several processes: `accelerate launch` starts them by a config of its own, the first of them tells how it goes.
+
+    accelerate launch --config_file FILE -m workbench.stages.launch JOB
+
+They end when the run that started them does, however that ends.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from workbench.errors import ConfigError, StudentError, WorkbenchError
+from workbench.stages.lesson import Job, learn
+from workbench.students.settings import Progress
+
+PARENT = "WORKBENCH_TRAINING_PARENT"  # the run's process
+PROGRESS, ERROR = "progress ", "error "
+LAST_LINES = 12  # of what they said, where they end without a word of ours
+
+
+def config_of(name: str) -> Path:
+    """Of a config that comes with the workbench, or of a file. Raises ConfigError."""
+    folder = Path(str(files("workbench") / "launch"))
+    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    found = shipped.get(name, Path(name))
+    if not found.is_file():
+        raise ConfigError(
+            f"runtime.launch: there is no {name}", f"a config of accelerate's, or one of {', '.join(shipped)}"
+        )
+    return found
+
+
+def launched(job: Job, launch: str, progress: Callable[[Progress], None]) -> None:
+    """The job, done by as many processes as the config names. Raises ConfigError, and StudentError with what they said."""
+    config = config_of(launch)
+    with TemporaryDirectory(prefix="workbench-training-") as folder:
+        file = Path(folder) / "job.json"
+        file.write_text(job.model_dump_json(), encoding="utf-8")
+        command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m"]
+        with subprocess.Popen(
+            [*command, __name__, str(file)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, PARENT: str(os.getpid())},
+        ) as process:
+            assert process.stdout is not None, "it is a pipe"
+            said: list[str] = []
+            told: dict[str, str] = {}
+            try:
+                for line in process.stdout:
+                    if line.startswith(PROGRESS):
+                        progress(Progress(*json.loads(line.removeprefix(PROGRESS))))
+                    elif line.startswith(ERROR):
+                        told = told or json.loads(line.removeprefix(ERROR))
+                    else:
+                        said = [*said, line][-LAST_LINES:]
+            except BaseException:
+                process.terminate()
+                raise
+        if told:
+            raise StudentError(told["message"], told["hint"])
+        if process.returncode:
+            raise StudentError(
+                f"the training processes ended with {process.returncode}:\n{''.join(said).strip()}",
+                "without runtime.launch one process trains",
+            )
+
+
+def main() -> None:
+    """One of the processes."""
+    threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
+    from workbench.students.crew import enlisted
+
+    job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    try:
+        crew = enlisted()
+        learn(job, _tell if crew.leads else _nothing, crew)
+    except WorkbenchError as error:
+        print(ERROR + json.dumps({"message": str(error), "hint": error.hint}), flush=True)
+        sys.exit(1)
+
+
+def _tell(progress: Progress) -> None:
+    print(PROGRESS + json.dumps(progress), flush=True)
+
+
+def _nothing(_: Any) -> None:
+    pass
+
+
+def _end_with(parent: int) -> None:
+    """Where the run is killed, nobody is there to stop this."""
+    while True:
+        try:
+            os.kill(parent, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

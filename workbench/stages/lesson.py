@@ -1,0 +1,48 @@
+"""All that a training is given, so that another process can be given it too."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench import methods
+from workbench.methods import Captured
+from workbench.students.settings import DistilConfig, Pair, Progress, TrainConfig
+from workbench.types import Frozen
+
+if TYPE_CHECKING:
+    from workbench.students.crew import Crew
+
+
+class Job(Frozen):
+    """`base` is the student's folder, `start` an adapter to begin from, `work` where the adapter goes, `captured` what the
+    stage `capture` left."""
+
+    base: Path
+    rows: tuple[Pair, ...]
+    dev: tuple[Pair, ...]
+    config: TrainConfig
+    distil: DistilConfig
+    work: Path
+    start: Path | None = None
+    captured: Captured | None = None
+
+
+def learn(job: Job, progress: Callable[[Progress], None], crew: "Crew | None" = None) -> None:
+    """By the job's method. Raises StudentError, LogitError."""
+    from workbench.students.crew import ALONE
+    from workbench.students.qlora import train
+
+    lesson = methods.named(job.distil.method).lesson(job.distil, job.captured, job.base)
+    train(
+        job.base,
+        job.rows,
+        job.dev,
+        job.config,
+        job.work,
+        progress,
+        start=job.start,
+        taught=lesson.taught,
+        parent=lesson.parent,
+        grid=lesson.grid,
+        crew=crew or ALONE,
+    )
