@@ -12,7 +12,7 @@ from workbench.scoring import Score, permutation
 
 def trained(method: str, seed: int, dev: float, right: str) -> Trained:
     return Trained(
-        method=method, seed=seed, dev=dev, unquantized=dev, file="Q8_0", steps=10, seconds=60.0,
+        method=method, seed=seed, dev=dev, unquantized=dev, file="Q8_0", rounds=1, steps=10, seconds=60.0,
         right=tuple(mark == "x" for mark in right),
     )  # fmt: skip
 
@@ -30,7 +30,7 @@ def test_a_method_stands_by_its_mean_over_seeds(tmp_path: Path) -> None:
     assert kd.against == permutation([1, 1, 1, 1, 1, 1, 1, 1, 0.5, 0], [1, 0.5, 0.5, 0, 0, 0, 0, 0, 0, 0]) < 0.02
     task = registry.load(str(write_task(tmp_path)))
     table = "\n".join(told(task, [sft, kd]))
-    assert "| kd | 55.0 | 55.0 | 85.0 (" in table and "| 80.0, 90.0 | +65.0 |" in table
+    assert "| kd | 55.0 | 55.0 | 85.0 (" in table and "| 80.0, 90.0 | 1, 1 | +65.0 |" in table
     assert recommended([sft, kd]).startswith("Take kd: 55.0 on dev, sft 45.0.")
     assert "shows it" in recommended([sft, kd])
 
@@ -46,7 +46,7 @@ def test_a_method_stands_by_its_mean_over_seeds(tmp_path: Path) -> None:
 def test_what_is_taken_is_chosen_on_dev(dev: float, difference: float, p: float, said: str) -> None:
     def standing(method: str, dev: float, difference: float, p: float) -> Standing:
         return Standing(
-            method=method, dev=dev, unquantized=dev, exact=Score(50, 40, 60), each=(50.0,), difference=difference,
+            method=method, dev=dev, unquantized=dev, exact=Score(50, 40, 60), each=(50.0,), rounds=(1,), difference=difference,
             against=p, steps=1, seconds=1,
         )  # fmt: skip
 
@@ -82,4 +82,4 @@ def test_the_walk(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:
     remote = here(tmp_path, *arguments, "--set", "teacher.base_url=http://127.0.0.1:9/v1")
     assert remote.returncode == 1 and "does not tell what it thinks" in remote.stderr and "---" not in remote.stdout
     wrong = here(tmp_path, "compare", "talk.py", "--methods", "sft,magic")
-    assert wrong.returncode != 0 and "there is no such method" in wrong.stderr
+    assert wrong.returncode != 0 and "there is no method 'magic'" in wrong.stderr

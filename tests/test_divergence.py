@@ -107,7 +107,9 @@ def ragged(teacher: torch.Tensor) -> Soft:
     for row in range(L):
         ids[row, K - row % 4 :], logs[row, K - row % 4 :] = NONE, -torch.inf
     ids[3], logs[3] = NONE, -torch.inf
-    return Soft.of(ids, logs)
+    alone = torch.zeros(L, dtype=torch.bool)
+    alone[2:4] = True  # of the student's own: what is known, and what is not
+    return Soft(ids, logs, alone)
 
 
 @pytest.mark.parametrize("weight", [0.4, 1.0])

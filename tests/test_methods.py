@@ -10,7 +10,7 @@ from servers import TeacherServer
 from small import ROWS, TASK, here, write_rows, write_task
 
 from workbench import methods
-from workbench.config import Config, load_config
+from workbench.config import load_config
 from workbench.errors import ConfigError
 from workbench.logits import LogitFile
 from workbench.plan import inputs_of, stages
@@ -43,6 +43,12 @@ class Torn(Method):
     attempts = "rows"
 
 
+class Hasty(Method):
+    name = "hasty"
+    title = "the student answers, some day"
+    attempts = "corpus"
+
+
 class Nothing:
     pass
 """
@@ -55,14 +61,16 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     (folder / "outside.py").write_text(PACKAGE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    points = {"mine": "outside:Mine", "torn": "outside:Torn", "nothing": "outside:Nothing", "gone": "nowhere:Gone"}
+    points = {name: f"outside:{name.title()}" for name in ("mine", "torn", "hasty", "nothing")} | {
+        "gone": "nowhere:Gone"
+    }
     lines = "".join(f"{name} = {value}\n" for name, value in points.items())
     (info / "entry_points.txt").write_text(f"[{methods.GROUP}]\n{lines}")
     monkeypatch.syspath_prepend(str(folder))
 
 
 def test_each_is_known_by_its_name() -> None:
-    assert methods.names()[:5] == ["sft", "kd", "gkd", "dagger", "qat"]
+    assert methods.names()[:6] == ["sft", "kd", "gkd", "dagger", "parent", "qat"]
     for name in methods.BUILT_IN:
         assert methods.named(name).name == name and methods.named(name).title
 
@@ -75,12 +83,13 @@ def test_a_name_that_there_is_not() -> None:
 
 @pytest.mark.usefixtures("package")
 def test_a_package_brings_its_own() -> None:
-    assert methods.names()[5:] == ["gone", "mine", "nothing", "torn"]
+    assert methods.names()[6:] == ["gone", "hasty", "mine", "nothing", "torn"]
     assert load_config(sets=("distil.method=mine",)).distil.method == "mine"
     for name, said in {
         "gone": "cannot be imported",
         "nothing": "is no workbench.methods.Method",
         "torn": "captured",
+        "hasty": "in a second round",
     }.items():
         with pytest.raises(ConfigError, match=said):
             methods.named(name)
@@ -116,10 +125,9 @@ def test_the_student_answers_the_corpus_and_the_rest_is_asked() -> None:
     }  # fmt: skip
 
 
-def test_the_methods_stages_stand_in_each_round() -> None:
-    config = Config.model_validate({"distil": {"method": "kd"}, "rounds": {"count": 2}})
-    labels = [stage.label for stage in stages(config)]
-    assert labels.count("capture") == labels.count("capture.2") == 1
+def test_the_first_round_is_the_text_alone() -> None:
+    for name, first in {"gkd": "sft", "dagger": "sft", "kd": "kd", "qat": "qat"}.items():
+        assert methods.named(name).of_round(1).name == first and methods.named(name).of_round(2).name == name
 
 
 def test_rounds_share_steps_and_minutes() -> None:
@@ -132,10 +140,10 @@ def test_new_rows_have_their_share() -> None:
     old, new = (
         [Pair(prompt=f"{name} {n}", completion="") for n in range(count)] for name, count in (("o", 90), ("n", 10))
     )
-    found = mixed(old, new, 0.25, 0)
-    assert len(found) == 40 and set(new) < set(found)
-    assert set(mixed(old, new, 0.0, 0)) == {*old, *new} == set(mixed(old, new, 0.05, 0))
-    assert set(mixed(old, [], 0.5, 0)) == set(old)
+    assert mixed(old, new, 0.0) == [*old, *new] == mixed(old, new, 0.05)
+    assert mixed(old, new, 0.25) == [*old, *new * 3]
+    assert mixed(old, new, 0.9) == [*old, *new * 5], "not more often than that"
+    assert mixed(old, [], 0.5) == old
 
 
 def test_of_the_students_own_words_only_what_the_teacher_thinks_is_learned(tiny: Path) -> None:
@@ -200,8 +208,9 @@ def stage(folder: Path, label: str) -> Path:
 def test_a_teacher_reads_what_the_student_wrote(smollm2_hf: Path, tiny: Path, project: Path) -> None:
     (project / "talk.py").write_text(TASK.replace(', "inverse")', ")"))
     told = walk(project, "gkd", tiny, f"hf:{smollm2_hf}", until="train.2")
-    own = list(read_jsonl(stage(project, "attempt.2") / "attempts.jsonl", Judgement))
-    assert 0 < len(own) <= 9, told
+    said = list(read_jsonl(stage(project, "attempt.2") / attempt.FILE, Judgement))
+    own = [item for item in said if item.verdict != attempt.UNENDED]
+    assert len(said) == 9 and own, told
     with LogitFile(stage(project, "capture.2") / "logits.bin") as file:
         assert len(file) == len({(item.candidate.example.id, item.candidate.text) for item in own})
     summary = json.loads((stage(project, "train.2") / "summary.json").read_text())
@@ -237,12 +246,13 @@ def test_what_passes_is_learned_and_the_teacher_is_asked_about_the_rest(
         monkeypatch.setattr(place, says)
     sets = (f"teacher.base_url={teacher.base_url}", "sample.max_calls=4", "train.max_steps=4", "select.empty_margin=-1")
     told = walk(project, "dagger", tiny, "fake", *sets, until="select.2")
-    assert "the student answered 2 of 3 inputs, 1 pass" in told
+    assert "the student answered 3 of 3 inputs, 1 pass" in told
     own = {item.candidate.text: item for item in read_jsonl(stage(project, "attempt.2") / attempt.FILE, Judgement)}
-    assert [*own] == ["[]", "open maps"]
+    assert [*own] == ["[]", "open maps", "[[[["] and own["[[[["].verdict == attempt.UNENDED
     found = list(read_jsonl(stage(project, "sample.2") / "candidates.jsonl", Judgement))
     assert [item.candidate.source for item in found] == ["corpus", "corpus", "student", "corpus", "corpus"]
-    assert found[3].candidate.example.id == own["open maps"].candidate.example.id, "it is asked about first"
+    asked = {item.candidate.example.id for item in found[3:]}
+    assert asked == {own[text].candidate.example.id for text in ("open maps", "[[[[")}
     assert found[2].teacher.startswith("fake") and found[2].candidate.call == ""
     funnel = json.loads((stage(project, "sample.2") / "funnel.json").read_text())
     assert (funnel["candidates"], funnel["own"], funnel["calls"]) == (5, 1, 4)

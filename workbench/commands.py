@@ -56,6 +56,9 @@ def run(
     unknown = [quant for quant in config.export.quants if quant not in QUANTS]
     if unknown:
         raise ConfigError(f"export.quants: there is no {unknown[0]!r}", f"there are {', '.join(QUANTS)}")
+    try_method(task, config.distil.method)
+    if config.runtime.launch:
+        config_of(config.runtime.launch)
     project = Path.cwd()
     root = project / ".workbench"
     if dry:
@@ -66,9 +69,6 @@ def run(
             print(f"{done.stage.label:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
         return None
     checked.gate(task)
-    try_method(task, config.distil.method)
-    if config.runtime.launch:
-        config_of(config.runtime.launch)
     with RunLock(root):
         return _run(task, config, project, until, force, _terms(config, project, until, accept))
 
@@ -95,7 +95,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
         from workbench.stages.train import try_student
 
         say(f"student {config.student.model}: tried")
-        try_student(config.student.model, models.cache_dir(), ships="export" in to_run)
+        try_student(config, models.cache_dir(), ships="export" in to_run)
 
     def done(item: plan.Done) -> None:
         folder.done(item)

@@ -1,4 +1,4 @@
-"""Ways of learning side by side: the same rows, the same steps of training, several seeds each.
+"""Ways of learning side by side: the same budget of teacher calls, the same steps of training, several seeds each.
 
 Each method with each seed is walked to its export, and the file that would ship answers the test rows through llama.cpp. What
 is chosen is chosen on dev: the test rows tell how far it holds.
@@ -28,13 +28,14 @@ FOLDER = "compare"
 
 class Trained(Frozen):
     """One method with one seed. `dev` and `unquantized` are exact match on dev, of the file that ships and before it was
-    quantized, in percent; `right` is row by row on test."""
+    quantized, in percent; `right` is row by row on test. `rounds`, `steps` and `seconds` are those that the file rests on."""
 
     method: str
     seed: int
     dev: float
     unquantized: float
     file: str
+    rounds: int
     steps: int
     seconds: float
     right: tuple[bool, ...]
@@ -59,6 +60,7 @@ class Standing(Frozen):
     unquantized: float
     exact: Score
     each: tuple[float, ...]
+    rounds: tuple[int, ...]
     difference: float
     against: float
     steps: int
@@ -110,7 +112,7 @@ def _trained(task: Task, config: Config) -> Trained:
     method, seed = config.distil.method, config.train.seed
     print(f"--- {method}, seed {seed}", flush=True)
     shipped = walked(task, config)
-    trained = [shipped.lock.exactly(label("train", number)) for number in range(1, config.rounds.count + 1)]
+    trained = [shipped.lock.exactly(label("train", number)) for number in range(1, shipped.lock.kept + 1)]
     summaries = [read_json(Path(entry.path) / "summary.json") for entry in trained if entry is not None]
     return Trained(
         method=method,
@@ -118,6 +120,7 @@ def _trained(task: Task, config: Config) -> Trained:
         dev=shipped.dev,
         unquantized=shipped.unquantized,
         file=shipped.file.stem,
+        rounds=shipped.lock.kept,
         steps=sum(summary["steps"] for summary in summaries),
         seconds=sum(summary["seconds"] for summary in summaries),
         right=tuple(right_on_test(task, config, shipped.file)),
@@ -166,6 +169,7 @@ def _standing(found: Sequence[Trained], method: str, first: str) -> Standing:
         unquantized=mean(lambda one: one.unquantized),
         exact=ratio([(share, 1.0) for share in own]),
         each=tuple(100 * fmean(one.right) for one in mine),
+        rounds=tuple(one.rounds for one in mine),
         difference=100 * (fmean(own) - fmean(others)),
         against=permutation(own, others),
         steps=round(mean(lambda one: one.steps)),
@@ -196,18 +200,19 @@ def told(task: Task, standings: Sequence[Standing]) -> list[str]:
     lines = [
         f"# {task.name}: ways of learning",
         "",
-        f"The same rows and steps of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of the file that "
-        "ships, in percent, with 95 % bootstrap intervals over the test rows.",
+        f"The same budget of teacher calls and steps of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of "
+        "the file that ships, in percent, with 95 % bootstrap intervals over the test rows; rounds are those it rests on.",
         "",
-        "| method | dev | dev, unquantized | test | each seed | difference | p | steps | minutes |",
-        "|---|---:|---:|---:|---|---:|---:|---:|---:|",
+        "| method | dev | dev, unquantized | test | each seed | rounds | difference | p | steps | minutes |",
+        "|---|---:|---:|---:|---|---|---:|---:|---:|---:|",
     ]
     for one in standings:
         each = ", ".join(f"{value:.1f}" for value in one.each)
+        rounds = ", ".join(map(str, one.rounds))
         test = f"{one.exact.value:.1f} ({one.exact.low:.1f} to {one.exact.high:.1f})"
         paired = f"{one.difference:+.1f} | {one.against:.3f}" if one is not standings[0] else "– | –"
         lines.append(
-            f"| {one.method} | {one.dev:.1f} | {one.unquantized:.1f} | {test} | {each} | {paired} | {one.steps:,} | "
+            f"| {one.method} | {one.dev:.1f} | {one.unquantized:.1f} | {test} | {each} | {rounds} | {paired} | {one.steps:,} | "
             f"{one.seconds / 60:.1f} |"
         )
     return [*lines, "", recommended(standings), "", f"![{task.name}]({task.name}.svg)"]

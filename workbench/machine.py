@@ -31,15 +31,27 @@ def cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def end_with(parent: int) -> None:
-    """From now on this process ends when its parent, the process of that number, is gone, by kill -9 too."""
+def end_with(run: int) -> None:
+    """From now on this process ends when the process of that number is gone, its parent or one before that, by kill -9 too."""
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while _alive(run):
             time.sleep(POLL_S)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _alive(process: int) -> bool:
+    """One that was killed and that nobody has asked after yet is not."""
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:  # gone in between, or no Linux: then its number tells
+        return not Path("/proc/self").exists()
+    return state != "Z"
 
 
 @contextmanager

@@ -80,7 +80,7 @@ STAGES = (
     Stage("select", 7, ("examples", "sample"), ("select", "leaks", "rounds"), ("datasketch", "scikit-learn")),
     Stage(
         "train",
-        4,
+        5,
         ("examples", "select"),
         ("student", "train", "rounds", "distil"),
         TRAINING,
@@ -159,6 +159,8 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
     """What the stage's key is made of; the digest of an input that is not there yet is empty."""
     sections = [name for name in stage.sections if name not in WHERE_SET or getattr(config, name) != WHERE_SET[name]]
     named: dict[str, str] = {name: getattr(config, name).model for name in ("teacher", "student") if name in sections}
+    if "distil" in sections and config.distil.parent:
+        named["parent"] = config.distil.parent
     if "pool" in sections:
         named |= {f"pool {member.model}": member.model for member in config.pool.teachers}
     files: dict[str, str] = {name: models.local_identity(model) for name, model in named.items()}

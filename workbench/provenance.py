@@ -45,8 +45,9 @@ class Bill(Frozen):
     method_title: str = ""
 
 
-def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill:
-    held = list(rows)
+def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_: int = 1) -> Bill:
+    """`round_`: the one whose file it goes into."""
+    held, method = list(rows), methods.named(config.distil.method).of_round(round_)
     counts = Counter((row.source, _name(row.teacher), row.licence) for row in held)
     return Bill(
         workbench=version("distillation-workbench"),
@@ -59,8 +60,8 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str) -> Bill
         teacher_licence=licence_of(config.teacher),
         shard=shard,
         calls=len({row.call for row in held if row.call}),
-        method=config.distil.method,
-        method_title=methods.named(config.distil.method).title,
+        method=method.name,
+        method_title=method.title,
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
             for (source, teacher, licence), count in sorted(counts.items())

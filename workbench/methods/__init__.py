@@ -43,6 +43,8 @@ def named(name: str) -> Method:
         raise ConfigError(f"{point.value} is no workbench.methods.Method", "mend its package")
     if (method.attempts == "rows") != (method.captures == "attempts"):
         raise ConfigError(f"{point.value}: attempts at the shard's rows are there to be captured", "mend its package")
+    if method.attempts and method.rounds < 2:
+        raise ConfigError(f"{point.value}: the student answers first in a second round", "rounds = 2, at least")
     return method
 
 

@@ -51,8 +51,18 @@ class Method:
     )
     divergence: ClassVar[Divergence] = "forward_kl"  # where the settings name none
 
+    def of_round(self, number: int) -> "Method":
+        """What a round is trained by: before the student answers first, the rows' text."""
+        from workbench.methods.sft import Sft
+
+        return Sft() if self.attempts and number == 1 else self
+
     def check(self, config: DistilConfig) -> None:
         """Raises ConfigError where a setting is missing: told before anything runs."""
+
+    def tried(self, config: DistilConfig, base: Path) -> None:
+        """Whether it will go with the student in the folder `base`: told before a teacher is paid. Raises ModelError,
+        StudentError."""
 
     def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
         """`base` is the student's folder. Raises LogitError, StudentError."""

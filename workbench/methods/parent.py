@@ -2,10 +2,14 @@
 from (Muralidharan et al. 2024, Minitron, arXiv:2407.14679). What it thinks of each token, and if wanted its hidden states."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from workbench.errors import ConfigError
 from workbench.methods.base import Captured, Lesson, Method
 from workbench.students.settings import DistilConfig
+
+if TYPE_CHECKING:
+    from workbench.students.parent import Hidden
 
 
 class OfParent(Method):
@@ -18,11 +22,26 @@ class OfParent(Method):
                 "--method parent wants the model to learn from", "--set distil.parent=NAME, or its folder"
             )
 
-    def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
-        from workbench import models
-        from workbench.students.load import prepare_base
-        from workbench.students.parent import Hidden, Parent
+    def tried(self, config: DistilConfig, base: Path) -> None:
+        from workbench.students.parent import fits
 
-        folder = prepare_base(models.path_or_name(config.parent), models.cache_dir() / "students")
-        hidden = config.hidden and Hidden(config.hidden, config.hidden_weight, config.layers)
-        return Lesson(parent=Parent(folder, base, self.blend(config), k=config.k, hidden=hidden))
+        fits(_folder(config), base, _hidden(config))
+
+    def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
+        from workbench.students.parent import Parent
+
+        blend, hidden = self.blend(config), _hidden(config)
+        return Lesson(parent=Parent(_folder(config), base, blend, k=config.k, hidden=hidden))
+
+
+def _folder(config: DistilConfig) -> Path:
+    from workbench import models
+    from workbench.students.load import prepare_base
+
+    return prepare_base(models.path_or_name(config.parent), models.cache_dir() / "students")
+
+
+def _hidden(config: DistilConfig) -> "Hidden | None":
+    from workbench.students.parent import Hidden
+
+    return Hidden(config.hidden, config.hidden_weight, config.layers) if config.hidden else None

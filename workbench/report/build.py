@@ -71,7 +71,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
                 f"{pair} agree on {same} of {both} inputs" for pair, (same, both) in funnel.get("agreement", {}).items()
             ),
         ),
-        student=m.Student(name=config.student.model, licence=student_licence, learned=_learned(config, art)),
+        student=m.Student(name=config.student.model, licence=student_licence, learned=_learned(config, lock)),
         sources=tuple(
             m.Source(
                 name=name, rows=count, licence=", ".join(sorted({r.licence for r in rows if r.source == name} - {""}))
@@ -129,8 +129,9 @@ def _rounds(lock: Lock) -> tuple[m.Round, ...]:
     return tuple(found) if len(found) > 1 else ()
 
 
-def _learned(config: Config, art: dict[str, Path]) -> str:
-    distil, method = config.distil, methods.named(config.distil.method)
+def _learned(config: Config, lock: Lock) -> str:
+    distil, art = config.distil, lock.artifacts
+    method = methods.named(distil.method).of_round(lock.kept)
     if "capture" not in art:
         return method.title if not isinstance(method, methods.Sft) else ""
     captured, aligned = read_json(art["capture"] / "capture.json"), read_json(art["train"] / "summary.json")["aligned"]

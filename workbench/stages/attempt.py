@@ -4,10 +4,10 @@ The file that would ship answers, at `distil.warmth`. Which inputs: those of a c
 order in which they would be asked; or those of the shard, for a teacher to look at what was written there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from workbench import methods
+from workbench import methods, models
 from workbench.declaration import Task
 from workbench.errors import ConfigError
 from workbench.judge import judge_cheap
@@ -17,42 +17,44 @@ from workbench.stages.exam import ask_all, user
 from workbench.stages.export import STUDENT_CONTEXT
 from workbench.stages.gate import Leaks
 from workbench.stages.wishes import asked_order, unlabelled
-from workbench.types import Candidate, Example, Judgement, Row
+from workbench.types import Candidate, Check, Example, Judgement, Row, Verdict
 
 FILE = "attempts.jsonl"
 SOURCE = "student"
+UNENDED = Verdict(
+    outcome="fail", checks=(Check(validator="finished", outcome="fail", reason="the answer came to no end"),)
+)
 
 
 def run(context: Context) -> None:
     """Writes attempts.jsonl, judged by the cheap validators, and leaks.json (held-out rows that inputs of the corpus were too
-    like). An answer that came to no end is left out. Raises EdgeError; ConfigError where there is no corpus."""
+    like). An input that is too long for the student is left out. Raises EdgeError."""
     config, leaks = context.config, Leaks()
     before = list(read_jsonl(context.inputs["select before"] / "rows.jsonl", Row))
     if methods.named(config.distil.method).attempts == "corpus":
         inputs = list(islice(_of_corpus(context, leaks), config.distil.attempts))
     else:
         inputs = _of_shard(before, context.round, config.distil.attempts)
+    fitting = _fitting(context, inputs)
     made = read_json(context.inputs["export before"] / "export.json")
     answers = ask_all(
         context.inputs["export before"] / f"{made['chosen']}.gguf",
-        [user(context.task.student_prompt(example.input)) for example in inputs],
+        [user(context.task.student_prompt(example.input)) for example in fitting],
         config.runtime,
         max_tokens=config.student.max_tokens,
         context=STUDENT_CONTEXT,
         temperature=config.distil.warmth,
     )
     # what it knows it has of its teachers: their terms hold for its own words too
-    teachers = ", ".join(sorted({row.teacher for row in before if row.teacher}))
-    licences = ", ".join(sorted({row.licence for row in before if row.licence}))
+    teachers, licences = _joined(row.teacher for row in before), _joined(row.licence for row in before)
     found = [
         Judgement(
             candidate=Candidate(example=example, text=answer.text, call="", source=SOURCE),
-            verdict=judge_cheap(context.task, example, answer.text),
+            verdict=judge_cheap(context.task, example, answer.text) if answer.ended else UNENDED,
             teacher=teachers,
             licence=licences,
         )
-        for example, answer in zip(inputs, answers, strict=True)
-        if answer.ended
+        for example, answer in zip(fitting, answers, strict=True)
     ]
     write_jsonl(context.out / FILE, found)
     write_json(context.out / "leaks.json", leaks)
@@ -73,7 +75,7 @@ def try_method(task: Task, method: str) -> None:
 
 
 def own_rows(context: Context) -> list[Row]:
-    """What the student wrote, as rows that a teacher may look at; whatever the validators say."""
+    """What the student wrote to an end, as rows that a teacher may look at; whatever the validators say."""
     task = context.task
     return [
         Row(
@@ -84,7 +86,28 @@ def own_rows(context: Context) -> list[Row]:
             source=SOURCE,
         )
         for item in read_jsonl(context.inputs["attempt"] / FILE, Judgement)
+        if item.verdict != UNENDED
     ]
+
+
+def _fitting(context: Context, inputs: list[Example]) -> list[Example]:
+    """Those that leave room for an answer."""
+    from workbench.students.load import load_tokenizer, prepare_base
+    from workbench.students.rendering import rendering_for
+
+    student = context.config.student
+    base = prepare_base(models.path_or_name(student.model), context.cache / "students")
+    tokenizer, rendering = load_tokenizer(base), rendering_for(base)
+    prompts = [rendering.prompt(context.task.student_prompt(example.input)) for example in inputs]
+    room = STUDENT_CONTEXT - student.max_tokens
+    return [
+        example for example, prompt in zip(inputs, prompts, strict=True) if len(tokenizer(prompt)["input_ids"]) < room
+    ]
+
+
+def _joined(names: Iterable[str]) -> str:
+    """Each once: a recombined row has more than one already."""
+    return ", ".join(sorted({name for some in names for name in some.split(", ") if name}))
 
 
 def _of_corpus(context: Context, leaks: Leaks) -> Iterator[Example]:

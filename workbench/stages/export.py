@@ -88,7 +88,7 @@ def choose(made: list[Made], config: ExportConfig, teacher_bytes: int) -> Made:
 
 def _bill(context: Context) -> provenance.Bill:
     shard = context.inputs["select"] / "rows.jsonl"
-    return provenance.bill_of(context.task, context.config, read_jsonl(shard, Row), file_digest(shard))
+    return provenance.bill_of(context.task, context.config, read_jsonl(shard, Row), file_digest(shard), context.round)
 
 
 def _teacher_bytes(context: Context) -> int:

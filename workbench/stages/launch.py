@@ -7,22 +7,25 @@ They end when the run that started them does, however that ends.
 
 import json
 import os
+import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
+
 from workbench.errors import ConfigError, StudentError, WorkbenchError
+from workbench.machine import end_with
 from workbench.stages.lesson import Job, learn
 from workbench.students.settings import Progress
 
 PARENT = "WORKBENCH_TRAINING_PARENT"  # the run's process
 PROGRESS, ERROR = "progress ", "error "
+KINDS = ("MULTI_GPU", "NO")
 LAST_LINES = 12  # of what they said, where they end without a word of ours
 
 
@@ -34,6 +37,13 @@ def config_of(name: str) -> Path:
     if not found.is_file():
         raise ConfigError(
             f"runtime.launch: there is no {name}", f"a config of accelerate's, or one of {', '.join(shipped)}"
+        )
+    told: Any = yaml.safe_load(found.read_text(encoding="utf-8"))
+    kind = told.get("distributed_type") if isinstance(told, dict) else None
+    if kind not in KINDS or told.get("num_machines", 1) != 1:
+        raise ConfigError(
+            f"{found}: {kind} on {told.get('num_machines', 1) if isinstance(told, dict) else '?'} machines",
+            f"processes of one machine train, each with all the weights: distributed_type {' or '.join(KINDS)}",
         )
     return found
 
@@ -51,6 +61,7 @@ def launched(job: Job, launch: str, progress: Callable[[Progress], None]) -> Non
             stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, PARENT: str(os.getpid())},
+            start_new_session=True,
         ) as process:
             assert process.stdout is not None, "it is a pipe"
             said: list[str] = []
@@ -64,7 +75,7 @@ def launched(job: Job, launch: str, progress: Callable[[Progress], None]) -> Non
                     else:
                         said = [*said, line][-LAST_LINES:]
             except BaseException:
-                process.terminate()
+                os.killpg(process.pid, signal.SIGKILL)
                 raise
         if told:
             raise StudentError(told["message"], told["hint"])
@@ -77,7 +88,7 @@ def launched(job: Job, launch: str, progress: Callable[[Progress], None]) -> Non
 
 def main() -> None:
     """One of the processes."""
-    threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
+    end_with(int(os.environ[PARENT]))
     from workbench.students.crew import enlisted
 
     job = Job.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))
@@ -95,16 +106,6 @@ def _tell(progress: Progress) -> None:
 
 def _nothing(_: Any) -> None:
     pass
-
-
-def _end_with(parent: int) -> None:
-    """Where the run is killed, nobody is there to stop this."""
-    while True:
-        try:
-            os.kill(parent, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        time.sleep(1)
 
 
 if __name__ == "__main__":

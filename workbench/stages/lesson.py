@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench import methods
+from workbench.errors import StudentError
 from workbench.methods import Captured
 from workbench.students.settings import DistilConfig, Pair, Progress, TrainConfig
 from workbench.types import Frozen
@@ -33,6 +34,12 @@ def learn(job: Job, progress: Callable[[Progress], None], crew: "Crew | None" = 
     from workbench.students.qlora import train
 
     lesson = methods.named(job.distil.method).lesson(job.distil, job.captured, job.base)
+    if lesson.taught is not None and lesson.parent is not None:
+        raise StudentError(f"--method {job.distil.method}: two say what they think of a token", "give one of them")
+    if lesson.taught is None and any(row.own for row in job.rows):
+        raise StudentError(
+            f"--method {job.distil.method}: nobody says what to learn of the student's own words", "mend it"
+        )
     train(
         job.base,
         job.rows,

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic
 
-from workbench import models
+from workbench import methods, models
+from workbench.config import Config
 from workbench.declaration import Task
 from workbench.errors import EdgeError
 from workbench.methods import Captured
-from workbench.scoring import shuffled
 from workbench.stages.attempt import own_rows
 from workbench.stages.capture import FILE as LOGITS
 from workbench.stages.context import Context, read_json, read_jsonl
@@ -18,17 +18,20 @@ from workbench.students.settings import Pair, Progress, TrainConfig
 from workbench.types import Example, Row
 
 TELL_EVERY_S = 15.0
+OFTEN = 5  # that a new row comes, at most, to have its share
 
 
-def try_student(model: str, cache: Path, *, ships: bool) -> None:
-    """Raises StudentError or EdgeError where it could not be trained or, if it `ships`, not be exported: told before a teacher
-    is paid. A GGUF is unpacked for this."""
+def try_student(config: Config, cache: Path, *, ships: bool) -> None:
+    """Raises StudentError or EdgeError where it could not be trained by its method or, if it `ships`, not be exported: told
+    before a teacher is paid. A GGUF is unpacked for this."""
     from workbench.edge.template import end_of_turn, go_template
     from workbench.students.load import load_tokenizer, prepare_base
     from workbench.students.rendering import rendering_for
 
+    model = config.student.model
     base = prepare_base(models.path_or_name(model), cache / "students")
     load_tokenizer(base)
+    methods.named(config.distil.method).tried(config.distil, base)
     rendering = rendering_for(base)
     if not ships:
         return
@@ -86,13 +89,14 @@ def _rows(context: Context) -> list[Pair]:
     rows = [Pair(prompt=row.prompt, completion=row.completion) for row in shard]
     if "attempt" in context.inputs:
         own = [Pair(prompt=row.prompt, completion=row.completion, own=True) for row in own_rows(context)]
-        return mixed(rows, own, fresh, context.config.train.seed)
+        return mixed(rows, own, fresh)
     if "select before" in context.inputs:
         known = {row.id for row in _read(context, "select before")}
-        old, new = (
-            [pair for pair, row in zip(rows, shard, strict=True) if (row.id in known) is was] for was in (True, False)
+        new = [row.id not in known and row.source != "recombine" for row in shard]
+        old, fresh_ones = (
+            [pair for pair, is_new in zip(rows, new, strict=True) if is_new is was] for was in (False, True)
         )
-        return mixed(old, new, fresh, context.config.train.seed)
+        return mixed(old, fresh_ones, fresh)
     return rows
 
 
@@ -100,10 +104,10 @@ def _read(context: Context, stage: str) -> Iterator[Row]:
     return read_jsonl(context.inputs[stage] / "rows.jsonl", Row)
 
 
-def mixed(old: Sequence[Pair], new: Sequence[Pair], fresh: float, seed: int) -> list[Pair]:
-    """All new ones, and at random as many of the old ones as leave the new ones their share."""
-    kept = round(len(new) * (1 - fresh) / fresh) if new and fresh else len(old)
-    return [*shuffled(old, seed)[:kept], *new]
+def mixed(old: Sequence[Pair], new: Sequence[Pair], fresh: float) -> list[Pair]:
+    """All of them, the new ones as often as gives them their share, at most OFTEN times."""
+    times = round(fresh / (1 - fresh) * len(old) / len(new)) if new else 0
+    return [*old, *(pair for _ in range(min(max(1, times), OFTEN)) for pair in new)]
 
 
 def pairs(task: Task, examples: list[Example]) -> list[Pair]:

@@ -42,11 +42,6 @@ class Batch(NamedTuple):
     scored_B_T: torch.Tensor
     soft: Soft | None = None
 
-    @property
-    def tokens(self) -> int:
-        """Without padding."""
-        return int(self.mask_B_T.sum())
-
     def to(self, device: torch.device) -> "Batch":
         soft = None if self.soft is None else Soft(*(part.to(device) for part in self.soft))
         ids, mask, labels, scored = (tensor.to(device) for tensor in self[:4])
@@ -114,14 +109,19 @@ def _windows(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> list[l
     return [window for window in cut if window]
 
 
-def plan(lengths: Sequence[int], tokens: int, seed: int, epochs: float) -> list[tuple[float, list[int]]]:
-    """The batches of the whole run, each with the epochs that are done after it; a broken epoch at the end is cut."""
+def plan(
+    lengths: Sequence[int], tokens: int, seed: int, epochs: float, limit: int | None = None
+) -> list[tuple[float, list[int]]]:
+    """The batches of the whole run, at most `limit`, each with the epochs that are done after it; a broken epoch at the end is
+    cut."""
     steps: list[tuple[float, list[int]]] = []
     for epoch in range(math.ceil(epochs)):
+        if limit is not None and len(steps) >= limit:
+            break
         found = batches(lengths, tokens, seed, epoch)
         kept = math.ceil(len(found) * min(1.0, epochs - epoch))
         steps += [(epoch + (turn + 1) / len(found), batch) for turn, batch in enumerate(found[:kept])]
-    return steps
+    return steps[:limit]
 
 
 def collate(rows: Sequence[Encoded], pad: int) -> Batch:

@@ -31,7 +31,7 @@ class Soft(NamedTuple):
     @classmethod
     def of(cls, ids_L_K: torch.Tensor, logprobs_L_K: torch.Tensor) -> "Soft":
         """Of rows whose text is learned too."""
-        return cls(ids_L_K, logprobs_L_K, torch.zeros(len(ids_L_K), dtype=torch.bool))
+        return cls(ids_L_K, logprobs_L_K, torch.zeros(len(ids_L_K), dtype=torch.bool, device=ids_L_K.device))
 
     @property
     def known_L(self) -> torch.Tensor:

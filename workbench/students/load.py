@@ -95,7 +95,7 @@ def load_model(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
         if device.type == "cuda":
-            options["device_map"] = {"": 0}
+            options["device_map"] = {"": torch.cuda.current_device()}  # of several processes each has its own
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)

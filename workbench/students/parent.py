@@ -21,6 +21,7 @@ from workbench.digest import digest
 from workbench.errors import StudentError
 from workbench.students.batches import Batch
 from workbench.students.divergence import Blend, Soft
+from workbench.students.folders import read_config
 from workbench.students.load import load_model, load_tokenizer
 from workbench.students.losses import causal, completion_loss, labelled, logits
 from workbench.students.packed import pack
@@ -47,6 +48,7 @@ class Parent:
         self.model = load_model(folder).requires_grad_(False)
         self.model.train(False)
         pack(self.model)
+        fits(folder, student, hidden)
         self._ids_V = _its_ids(folder, student).to(self.model.device)
         self._known_V = (self._ids_V != ABSENT).nonzero()[:, 0]
         self.name = digest(
@@ -61,19 +63,16 @@ class Parent:
             return []
         plain = causal(model)
         own, theirs = (int(each.config.hidden_size) for each in (plain, self.model))
-        for pair in self.hidden.layers:
-            for blocks, place in zip((_blocks(plain), _blocks(self.model)), pair, strict=True):
-                if not -len(blocks) <= place < len(blocks):
-                    raise StudentError(
-                        f"distil.layers: there is no block {place}, there are {len(blocks)}", "count from 0, or -1 back"
-                    )
         if own != theirs:
             made = [torch.nn.Linear(own, theirs, bias=False).to(self.model.device) for _ in self.hidden.layers]
             self._projections = [torch.nn.Parameter(layer.weight.detach()) for layer in made]
         return self._projections
 
-    def loss(self, model: torch.nn.Module, batch: Batch, balance: float, share: float) -> torch.Tensor:
-        """As `losses.completion_loss`, with what it thinks of the batch, and how far its hidden states are away."""
+    def loss(
+        self, model: torch.nn.Module, batch: Batch, balance: float, share: float = 1.0, tokens: float = 1.0
+    ) -> torch.Tensor:
+        """As `losses.completion_loss`, with what it thinks of the batch, and how far its hidden states are away. `tokens`: the
+        share of a step's tokens that stand in this batch."""
         layers = self.hidden.layers if self.hidden is not None else ()
         with _watched(causal(model), [own for own, _ in layers]) as mine:
             with _watched(self.model, [its for _, its in layers]) as its:
@@ -86,7 +85,7 @@ class Parent:
             self._apart(place, _in_line(own, real_B_T), _in_line(other, real_B_T))
             for place, (own, other) in enumerate(zip(mine, its, strict=True))
         ]
-        return loss + self.hidden.weight * share * torch.stack(apart).mean()
+        return loss + self.hidden.weight * tokens * torch.stack(apart).mean()
 
     @torch.no_grad()
     def thoughts(self, batch: Batch) -> Soft:
@@ -106,6 +105,18 @@ class Parent:
         if self.hidden.kind == "mse":
             return functional.mse_loss(own_N_H.float(), its_N_H.float())
         return (1 - functional.cosine_similarity(own_N_H.float(), its_N_H.float())).mean()
+
+
+def fits(folder: Path, student: Path, hidden: Hidden | None) -> None:
+    """Whether a parent can teach a student, without loading either. Raises StudentError."""
+    _its_ids(folder, student)
+    counts = [int(read_config(each)["num_hidden_layers"]) for each in (student, folder)]
+    for pair in hidden.layers if hidden is not None else ():
+        for count, place in zip(counts, pair, strict=True):
+            if not -count <= place < count:
+                raise StudentError(
+                    f"distil.layers: there is no block {place}, there are {count}", "count from 0, or -1 back"
+                )
 
 
 def _its_ids(folder: Path, student: Path) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""QLoRA (Dettmers et al. 2023) on one device, made to be killed: the base in NF4, LoRA on all its linear layers.
+"""QLoRA (Dettmers et al. 2023) on one device or several, made to be killed: the base in NF4, LoRA on all its linear layers.
 
 `train` is a loop over planned batches. Around each step: learning rate by schedule, dev scored at even distances, a
 checkpoint now and then. What is returned is the adapter that scored best on dev (exact match, then loss), not the
@@ -147,8 +147,8 @@ class _Run:
                 f"all {len(encoded)} rows are longer than {config.max_length} tokens", "raise max_length in [train]"
             )
         self.dev = encode(tokenizer, rendering, dev)
-        self.steps = plan([len(row.ids) for row in self.rows], config.tokens_per_step, config.seed, config.epochs)
-        self.steps = self.steps[: config.max_steps]
+        lengths = [len(row.ids) for row in self.rows]
+        self.steps = plan(lengths, config.tokens_per_step, config.seed, config.epochs, config.max_steps)
         torch.manual_seed(config.seed)
         loaded = load_model(base, nf4=config.quantize_base == "nf4")
         pack(loaded)
@@ -250,7 +250,8 @@ class _Run:
         epoch, chosen = self.steps[state.step]
         rows, factor = [self.rows[row] for row in chosen], state.schedule.factor(state.step)
         self.model.train()
-        value = self.crew.sum(self._pull(self.crew.share(rows), weight(rows, self.config.balance)))
+        tokens = sum(len(row.ids) for row in rows)
+        value = self.crew.sum(self._pull(self.crew.share(rows), weight(rows, self.config.balance), tokens))
         if not math.isfinite(value):
             raise StudentError(
                 f"the loss is {value} at step {state.step + 1}",
@@ -258,7 +259,6 @@ class _Run:
             )
         self.crew.sum_gradients(self.optimizer.params)
         self.optimizer.step(factor)
-        tokens = sum(len(row.ids) for row in rows)
         state.step += 1
         state.tokens += tokens
         self.recent.append((monotonic() - began, tokens))
@@ -271,14 +271,16 @@ class _Run:
             "tokens_per_s": round(self._speed(), 1),
         }
 
-    def _pull(self, rows: Sequence[Encoded], whole: float) -> float:
-        """Gradients by these rows of a step, and their part of its loss. `whole`: what all of its rows weigh together."""
+    def _pull(self, rows: Sequence[Encoded], whole: float, all_tokens: int) -> float:
+        """Gradients by these rows of a step, and their part of its loss. `whole` is what all of its rows weigh together, and
+        `all_tokens` how many tokens they have."""
         if not rows:
             return 0.0
         balance, batch = self.config.balance, collate(rows, self.pad).to(self.device)
         share = weight(rows, balance) / whole
         if self.parent is not None:
-            loss = self.parent.loss(self.model, batch, balance, share)
+            tokens = sum(len(row.ids) for row in rows) / all_tokens
+            loss = self.parent.loss(self.model, batch, balance, share, tokens)
         else:
             loss = completion_loss(self.model, batch, balance, self.blend, share)
         loss.backward()  # type: ignore[no-untyped-call]
