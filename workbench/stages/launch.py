@@ -96,12 +96,18 @@ def main() -> None:
         crew = enlisted()
         learn(job, _tell if crew.leads else _nothing, crew)
     except WorkbenchError as error:
-        print(ERROR + json.dumps({"message": str(error), "hint": error.hint}), flush=True)
+        _say(ERROR, {"message": str(error), "hint": error.hint})
         sys.exit(1)
 
 
 def _tell(progress: Progress) -> None:
-    print(PROGRESS + json.dumps(progress), flush=True)
+    _say(PROGRESS, progress)
+
+
+def _say(kind: str, what: Any) -> None:
+    """In one piece: all of them write to one pipe."""
+    sys.stdout.write(f"{kind}{json.dumps(what)}\n")
+    sys.stdout.flush()
 
 
 def _nothing(_: Any) -> None:

@@ -283,8 +283,10 @@ class _Run:
             loss = self.parent.loss(self.model, batch, balance, share, tokens)
         else:
             loss = completion_loss(self.model, batch, balance, self.blend, share)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        value = loss.item()
+        if math.isfinite(value):
+            loss.backward()  # type: ignore[no-untyped-call]
+        return value
 
     def _look(self) -> dict[str, float]:
         """Score dev and keep the adapter if it is the best one; nothing if there is no dev."""
