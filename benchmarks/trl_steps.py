@@ -152,9 +152,7 @@ def trls(rows: Rows, config: Any, folder: Path) -> Measured:
         callbacks=[Clock()],
     )
     trainer.train()
-    tokens = int(trainer.state.num_input_tokens_seen) or round(
-        mean * round(config.tokens_per_step / mean) * config.max_steps
-    )
+    tokens = max(int(float(line["num_tokens"])) for line in trainer.state.log_history if "num_tokens" in line)
     score = dev_score(trainer.model, rows.dev, pad=int(rows.tokenizer.pad_token_id), tokens=config.tokens_per_step)
     return Measured(took[SKIPPED:], tokens, score.loss)
 
