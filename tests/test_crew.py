@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from small import environment, timer
 
 from workbench.errors import ConfigError, StudentError
+from workbench.stages.job import Job, learn
 from workbench.stages.launch import config_of, launched
-from workbench.stages.lesson import Job, learn
 from workbench.students.batches import Encoded, weight
 from workbench.students.crew import ALONE, Crew
 from workbench.students.settings import DistilConfig, Pair, Progress, TrainConfig
@@ -86,7 +86,7 @@ def test_what_rows_weigh_together() -> None:
 PROGRAM = """
 import sys
 from workbench.stages.launch import launched
-from workbench.stages.lesson import Job
+from workbench.stages.job import Job
 launched(Job.model_validate_json(open(sys.argv[1]).read()), "data_parallel", lambda p: print(p.step, flush=True))
 """
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from workbench.config import load_config
 from workbench.errors import ConfigError, StudentError
-from workbench.stages.lesson import Job, learn
+from workbench.stages.job import Job, learn
 from workbench.students.batches import Batch, collate, encode
 from workbench.students.divergence import Blend
 from workbench.students.load import load_model, load_tokenizer

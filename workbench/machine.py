@@ -47,7 +47,7 @@ def _alive(process: int) -> bool:
     try:
         os.kill(process, 0)
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # another user's has its number by now
         return False
     except FileNotFoundError:  # gone in between, or no Linux: then its number tells
         return not Path("/proc/self").exists()

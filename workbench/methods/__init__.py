@@ -4,13 +4,14 @@ import difflib
 from importlib.metadata import EntryPoint, entry_points
 
 from workbench.errors import ConfigError
-from workbench.methods.base import Captured, Lesson, Method
+from workbench.methods.base import Captured, Method
 from workbench.methods.dagger import Dagger
 from workbench.methods.gkd import Gkd
 from workbench.methods.kd import Kd
 from workbench.methods.parent import OfParent
 from workbench.methods.qat import Qat
 from workbench.methods.sft import Sft
+from workbench.students.lesson import Lesson
 
 __all__ = ["BUILT_IN", "GROUP", "Captured", "Lesson", "Method", "Sft", "named", "names"]
 

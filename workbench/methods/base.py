@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from workbench.students.settings import DistilConfig, Divergence, Grid
+from workbench.students.lesson import Lesson
+from workbench.students.settings import DistilConfig, Divergence
 
 if TYPE_CHECKING:
     from workbench.students.divergence import Blend
-    from workbench.students.parent import Parent
-    from workbench.students.taught import Taught
 
 
 Captures = Literal["", "rows", "attempts"]
@@ -20,15 +19,6 @@ class Captured(NamedTuple):
 
     file: Path
     tokenizer: Path
-
-
-class Lesson(NamedTuple):
-    """What the training is given beside the rows' text: what a teacher thought of them, who reads along, and what the weights
-    are rounded to."""
-
-    taught: "Taught | None" = None
-    parent: "Parent | None" = None
-    grid: Grid | None = None
 
 
 class Method:

@@ -4,7 +4,8 @@ each token. Across tokenizers where they differ (students/align.py)."""
 from pathlib import Path
 from typing import ClassVar
 
-from workbench.methods.base import Captured, Captures, Lesson, Method
+from workbench.methods.base import Captured, Captures, Method
+from workbench.students.lesson import Lesson
 from workbench.students.settings import DistilConfig
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import ConfigError
-from workbench.methods.base import Captured, Lesson, Method
+from workbench.methods.base import Captured, Method
+from workbench.students.lesson import Lesson
 from workbench.students.settings import DistilConfig
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@ file that is to ship. The gradient passes straight through the rounding (student
 
 from pathlib import Path
 
-from workbench.methods.base import Captured, Lesson, Method
+from workbench.methods.base import Captured, Method
+from workbench.students.lesson import Lesson
 from workbench.students.settings import DistilConfig
 
 

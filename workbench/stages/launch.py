@@ -20,7 +20,7 @@ import yaml
 
 from workbench.errors import ConfigError, StudentError, WorkbenchError
 from workbench.machine import end_with
-from workbench.stages.lesson import Job, learn
+from workbench.stages.job import Job, learn
 from workbench.students.settings import Progress
 
 PARENT = "WORKBENCH_TRAINING_PARENT"  # the run's process

@@ -12,8 +12,8 @@ from workbench.methods import Captured
 from workbench.stages.attempt import own_rows
 from workbench.stages.capture import FILE as LOGITS
 from workbench.stages.context import Context, read_json, read_jsonl
+from workbench.stages.job import Job, learn
 from workbench.stages.launch import launched
-from workbench.stages.lesson import Job, learn
 from workbench.students.settings import Pair, Progress, TrainConfig
 from workbench.types import Example, Row
 

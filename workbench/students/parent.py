@@ -45,12 +45,13 @@ class Parent:
 
     def __init__(self, folder: Path, student: Path, blend: Blend, *, k: int, hidden: Hidden | None = None) -> None:
         self.blend, self.k, self.hidden = blend, k, hidden
+        ids_V = fits(folder, student, hidden)
         self.model = load_model(folder).requires_grad_(False)
         self.model.train(False)
         pack(self.model)
-        fits(folder, student, hidden)
-        self._ids_V = _its_ids(folder, student).to(self.model.device)
+        self._ids_V = ids_V.to(self.model.device)
         self._known_V = (self._ids_V != ABSENT).nonzero()[:, 0]
+        self._columns_V = self._ids_V[self._known_V]
         self.name = digest(
             [(folder / "config.json").read_text("utf-8"), sorted(p.stat().st_size for p in folder.glob("*.safetensors")),
              str(folder), k, blend._asdict(), hidden and hidden._asdict()]
@@ -93,7 +94,7 @@ class Parent:
         lacks is of the tail."""
         theirs_B_T = self._ids_V[batch.ids_B_T]
         hidden_L_H, *_ = labelled(self.model, batch._replace(ids_B_T=theirs_B_T, soft=None))
-        logprobs_L_V = logits(self.model, hidden_L_H).log_softmax(1)[:, self._ids_V[self._known_V]]
+        logprobs_L_V = logits(self.model, hidden_L_H).log_softmax(1)[:, self._columns_V]
         top = logprobs_L_V.topk(min(self.k, logprobs_L_V.shape[1]))
         return Soft.of(self._known_V[top.indices], top.values)
 
@@ -107,9 +108,10 @@ class Parent:
         return (1 - functional.cosine_similarity(own_N_H.float(), its_N_H.float())).mean()
 
 
-def fits(folder: Path, student: Path, hidden: Hidden | None) -> None:
-    """Whether a parent can teach a student, without loading either. Raises StudentError."""
-    _its_ids(folder, student)
+def fits(folder: Path, student: Path, hidden: Hidden | None) -> torch.Tensor:
+    """The parent's id of each of the student's tokens (V,), ABSENT where that is no token but a row of the table. Raises
+    StudentError where it cannot teach the student; neither is loaded for this."""
+    ids_V = _its_ids(folder, student)
     counts = [int(read_config(each)["num_hidden_layers"]) for each in (student, folder)]
     for pair in hidden.layers if hidden is not None else ():
         for count, place in zip(counts, pair, strict=True):
@@ -117,10 +119,10 @@ def fits(folder: Path, student: Path, hidden: Hidden | None) -> None:
                 raise StudentError(
                     f"distil.layers: there is no block {place}, there are {count}", "count from 0, or -1 back"
                 )
+    return ids_V
 
 
 def _its_ids(folder: Path, student: Path) -> torch.Tensor:
-    """The parent's id of each of the student's tokens (V,), ABSENT where that is no token but a row of the table."""
     theirs, own = (load_tokenizer(each).get_vocab() for each in (folder, student))
     lacking = sorted(own.keys() - theirs.keys())
     if lacking:

@@ -33,17 +33,16 @@ from workbench.students.batches import Encoded, collate, encode, plan, weight
 from workbench.students.checkpoint import Best, State
 from workbench.students.crew import ALONE, Crew
 from workbench.students.grid import GRIDS
+from workbench.students.lesson import TEXT, Lesson
 from workbench.students.load import compute_dtype, load_model, load_tokenizer
 from workbench.students.lora import put_on, with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
 from workbench.students.masters import MasterAdamW
 from workbench.students.norms import fuse_norms
 from workbench.students.packed import pack
-from workbench.students.parent import Parent
 from workbench.students.rendering import rendering_for
 from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
-from workbench.students.settings import Grid, Pair, Progress, TrainConfig
-from workbench.students.taught import Taught
+from workbench.students.settings import Pair, Progress, TrainConfig
 
 FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
 FIT_SHARE = 0.1
@@ -59,15 +58,12 @@ def train(
     work: Path,
     progress: Callable[[Progress], None],
     start: Path | None = None,
-    taught: Taught | None = None,
-    parent: Parent | None = None,
-    grid: Grid | None = None,
+    lesson: Lesson = TEXT,
     crew: Crew = ALONE,
 ) -> Path:
     """Train on `rows`, from the adapter `start` if there is one, and return the adapter's folder, `work/adapter`. Called again
     after a kill it goes on; called again when done it returns at once. Without dev rows the last adapter is the best one.
-    `taught`: what a teacher's distributions say of the rows, and how that goes into the loss. `parent`: who reads along.
-    `grid`: what the weights are rounded to meanwhile. `crew`: who else trains with this process.
+    `lesson`: what is learned beside the rows' text. `crew`: who else trains with this process.
 
     Raises StudentError: no rows, only rows longer than `max_length`, a base that cannot be loaded, a loss that is not a
     number, no memory left.
@@ -77,12 +73,8 @@ def train(
         raise StudentError("there are no rows to train on", "the report of the last run tells where they were lost")
     work.mkdir(parents=True, exist_ok=True)
     fingerprint = checkpoint.fingerprint(base, rows, dev, config, start)
-    if taught is not None:
-        fingerprint = digest([fingerprint, taught.name, taught.blend._asdict()])
-    if parent is not None:
-        fingerprint = digest([fingerprint, parent.name])
-    if grid is not None:
-        fingerprint = digest([fingerprint, grid])
+    if lesson.names:
+        fingerprint = digest([fingerprint, *lesson.names])
     summary = work / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("fingerprint") == fingerprint:
         return work / "adapter"
@@ -97,9 +89,7 @@ def train(
             fingerprint=fingerprint,
             began=began,
             start=start,
-            taught=taught,
-            parent=parent,
-            grid=grid,
+            lesson=lesson,
             crew=crew,
         )
         run.loop()
@@ -124,9 +114,7 @@ class _Run:
         fingerprint: str,
         began: float,
         start: Path | None,
-        taught: Taught | None,
-        parent: Parent | None,
-        grid: Grid | None,
+        lesson: Lesson,
         crew: Crew,
     ) -> None:
         self.crew = crew
@@ -134,7 +122,9 @@ class _Run:
         tokenizer, rendering = load_tokenizer(base), rendering_for(base)
         self.pad = int(tokenizer.pad_token_id)
         encoded = encode(tokenizer, rendering, rows)
-        self.taught, self.blend, self.parent = taught, taught.blend if taught is not None else None, parent
+        self.taught, self.parent = lesson.taught, lesson.parent
+        taught = self.taught
+        self.blend = taught.blend if taught is not None else None
         if taught is not None:
             encoded = [
                 row._replace(soft=taught.of(pair, row.ids[row.prompt :]))
@@ -158,12 +148,12 @@ class _Run:
             alpha=config.alpha,
             dropout=config.dropout,
             dtype=compute_dtype(),
-            grid=GRIDS[grid] if grid is not None else None,
+            grid=GRIDS[lesson.grid] if lesson.grid is not None else None,
         )
         if start is not None:
             put_on(self.model, start)
         fuse_norms(self.model)
-        beside = parent.join(self.model) if parent is not None else []
+        beside = self.parent.join(self.model) if self.parent is not None else []
         self.optimizer = MasterAdamW(
             [*(param for param in self.model.parameters() if param.requires_grad), *beside],
             lr=config.lr,

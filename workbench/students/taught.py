@@ -31,7 +31,7 @@ class Taught:
         self._vocabularies = Vocabularies(Spelling(theirs), Spelling(own), ends=ends)
         self._tokens = self._aligned = 0
         self.unlike = 0  # rows that the two tokenizers spell differently
-        self.name = digest([file_digest(file), tokenizer_digest(student)])
+        self.name = digest([file_digest(file), tokenizer_digest(student), blend._asdict()])
 
     def of(self, pair: Pair, student_S: Sequence[int]) -> Soft | None:
         """What the teacher says of each of the completion's tokens; None of a row that it was not asked about."""

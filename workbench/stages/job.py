@@ -48,8 +48,6 @@ def learn(job: Job, progress: Callable[[Progress], None], crew: "Crew | None" = 
         job.work,
         progress,
         start=job.start,
-        taught=lesson.taught,
-        parent=lesson.parent,
-        grid=lesson.grid,
+        lesson=lesson,
         crew=crew or ALONE,
     )
