@@ -115,7 +115,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             raise ConnectionResetError
-        full = json.dumps(completion(body, deed, self.server_of.text))
+        full = json.dumps(completion(body, deed, self.server_of.text, tells=self.server_of.tells))
         if deed == "half":
             return self._send(full[: len(full) // 2])
         if deed == "cut":  # the header promises more than what comes
@@ -150,12 +150,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class TeacherServer:
-    """Serves while it is entered. `script` and `latency_s` may be changed at any time; `requests` holds the bodies."""
+    """Serves while it is entered. `script` and `latency_s` may be changed at any time; `requests` holds the bodies. `tells`:
+    log-probabilities, where they are asked for; each character is a token."""
 
     handler = Handler
 
-    def __init__(self, log: Path, *, latency_s: float = 0.0, script: Iterable[str] = (), text: str = "") -> None:
-        self.log, self.latency_s, self.text = log, latency_s, text
+    def __init__(
+        self, log: Path, *, latency_s: float = 0.0, script: Iterable[str] = (), text: str = "", tells: bool = False
+    ) -> None:
+        self.log, self.latency_s, self.text, self.tells = log, latency_s, text, tells
         self.script = list(script)
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -219,7 +222,7 @@ class TeacherServer:
         os.fsync(self._log)
 
 
-def completion(body: dict[str, Any], deed: str, fixed: str) -> dict[str, Any]:
+def completion(body: dict[str, Any], deed: str, fixed: str, *, tells: bool = False) -> dict[str, Any]:
     messages = body["messages"]
     text = fixed or answer(messages, body["temperature"])
     message: dict[str, Any] = {"role": "assistant", "content": text}
@@ -231,6 +234,14 @@ def completion(body: dict[str, Any], deed: str, fixed: str) -> dict[str, Any]:
         "choices": [{"index": 0, "finish_reason": "length" if deed == "length" else "stop", "message": message}],
         "usage": {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote},
     }  # fmt: skip
+    if tells and "top_logprobs" in body:
+        likeliest = [("~", -1.2), ("|", -1.6)][: body["top_logprobs"] - 1]
+        told = [
+            {"token": sign, "logprob": -0.7, "bytes": [*sign.encode()], "top_logprobs": [
+                {"token": other, "logprob": logprob, "bytes": None} for other, logprob in ((sign, -0.7), *likeliest)
+            ]} for sign in text
+        ]  # fmt: skip
+        made["choices"][0]["logprobs"] = {"content": told}
     holder, key = {"no-usage": (made, "usage"), "no-content": (message, "content"),
                    "no-finish": (made["choices"][0], "finish_reason")}.get(deed, ({"": 0}, ""))  # fmt: skip
     del holder[key]

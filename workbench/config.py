@@ -38,6 +38,9 @@ class TeacherConfig(Frozen):
         None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)
     )
     max_tokens: int = Field(256, ge=1)  # of an answer
+    top_logprobs: int = Field(
+        0, ge=0, le=100
+    )  # so many of the likeliest tokens are told at each place of an answer, for `--method kd`; OpenAI and vLLM: up to 20
     batch: int = Field(0, ge=0, le=50_000)  # requests in a file of OpenAI's Batch API, at half the price; 0: one by one
 
     @field_validator("key_env")
@@ -298,10 +301,12 @@ def checked(config: Config) -> Config:
         raise ConfigError("pool.teachers: the teacher itself is one of them", "name it once")
     method = methods.named(config.distil.method)
     method.check(config.distil)
-    if method.captures and config.teacher.base_url:
+    tells = config.teacher.top_logprobs > 0 and method.captures == "rows"
+    if method.captures and config.teacher.base_url and not tells:
+        own = "; of its own answers it may: --set teacher.top_logprobs=20" if method.captures == "rows" else ""
         raise ConfigError(
             f"{config.teacher.model} is behind an API, which does not tell what it thinks of tokens that it did not write",
-            "learn from its text (--method sft), or take a teacher that runs here: a GGUF, or hf:NAME",
+            f"learn from its text (--method sft), or take a teacher that runs here: a GGUF, or hf:NAME{own}",
         )
     if config.teacher.batch and config.sample.max_minutes < DAY:
         raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")

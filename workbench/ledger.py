@@ -120,6 +120,7 @@ class Ledger:
         The schema goes in as its text: the order of its properties shapes the reply, and sorted keys would hide it.
         """
         schema = None if request.json_schema is None else json.dumps(request.json_schema, ensure_ascii=True)
+        told = {"top_logprobs": request.top_logprobs} if request.top_logprobs else {}
         return digest(
             {
                 "v": 1,
@@ -130,6 +131,7 @@ class Ledger:
                 "max_tokens": request.max_tokens,
                 "k": request.k,
                 "json_schema": schema,
+                **told,
             }
         )
 
@@ -146,7 +148,9 @@ class Ledger:
         if ledger_file.seal(row) != row["seal"]:
             raise self._suspect(f"the call {key[:8]} does not read as it was written")
         ended = datetime.fromisoformat(row["created"]).timestamp()
-        return Found(_reply(row), range(int(ended - row["seconds"]), int(ended) + 1))
+        with self._told():
+            reply = _reply(row)
+        return Found(reply, range(int(ended - row["seconds"]), int(ended) + 1))
 
     def put(self, key: str, model: str, request: Request, reply: Reply, *, teacher: str = "") -> Reply:
         """Writes a call, on the disk when this returns. Returns the reply that stands: the first one under that key.
@@ -183,6 +187,7 @@ class Ledger:
             **call.reply.usage.model_dump(),
             "seconds": float(call.reply.seconds),
             "logprob": call.reply.logprob,
+            "top_logprobs": ledger_file.packed(call.reply.top_logprobs),
             "created": _now(),
             "run": self.run,
         }
@@ -285,7 +290,14 @@ class Ledger:
 
 def _reply(row: Mapping[str, Any] | sqlite3.Row) -> Reply:
     usage = Usage(**{name: row[name] for name in Usage.model_fields})
-    return Reply(text=row["text"], finish=row["finish"], usage=usage, seconds=row["seconds"], logprob=row["logprob"])
+    return Reply(
+        text=row["text"],
+        finish=row["finish"],
+        usage=usage,
+        seconds=row["seconds"],
+        logprob=row["logprob"],
+        top_logprobs=ledger_file.unpacked(row["top_logprobs"]),
+    )
 
 
 def _as_json(request: Request) -> str:

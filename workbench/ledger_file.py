@@ -8,17 +8,20 @@ import logging
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from workbench.digest import digest
 from workbench.errors import StoreError
+from workbench.types import TokenLogprobs
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2  # PRAGMA user_version; 1 had no logprob
+FORMAT = 3  # PRAGMA user_version
+CAME = {2: "logprob REAL", 3: "top_logprobs BLOB"}  # columns of `calls` that an older format has not
 BUSY_S = 30.0  # how long a writer waits for another before it gives up
 PAGE_BYTES = 4096
 MAGIC = b"SQLite format 3\0"
@@ -29,7 +32,7 @@ SCHEMA = (
   key TEXT PRIMARY KEY, teacher TEXT NOT NULL, model TEXT NOT NULL, purpose TEXT NOT NULL, request TEXT NOT NULL,
   text TEXT NOT NULL, finish TEXT NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL,
   cached_tokens INTEGER NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL, run TEXT NOT NULL, seal TEXT NOT NULL,
-  logprob REAL
+  logprob REAL, top_logprobs BLOB
 )""",
     """CREATE TABLE failures (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, teacher TEXT NOT NULL, model TEXT NOT NULL, purpose TEXT NOT NULL,
@@ -66,12 +69,14 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """A file of format 1 gets the column that came with format 2, empty for its calls."""
-    if db.execute("PRAGMA user_version").fetchone()[0] != 1:
+    """A file of an older format gets the columns that came later, empty for its calls."""
+    if not 1 <= db.execute("PRAGMA user_version").fetchone()[0] < FORMAT:
         return
-    db.execute("BEGIN IMMEDIATE")
-    if "logprob" not in {row["name"] for row in db.execute("PRAGMA table_info(calls)")}:
-        db.execute("ALTER TABLE calls ADD COLUMN logprob REAL")
+    db.execute("BEGIN IMMEDIATE")  # of two processes, the second finds it done
+    there = {row["name"] for row in db.execute("PRAGMA table_info(calls)")}
+    for column in CAME.values():
+        if column.partition(" ")[0] not in there:
+            db.execute(f"ALTER TABLE calls ADD COLUMN {column}")
     db.execute(f"PRAGMA user_version = {FORMAT}")
     db.execute("COMMIT")
 
@@ -107,6 +112,23 @@ def adopt(db: sqlite3.Connection, table: str, row: Mapping[str, Any]) -> None:
 def seal(row: Mapping[str, Any] | sqlite3.Row) -> str:
     """16 hex digits over what was paid for: a damaged page can give well-formed nonsense."""
     return digest([row[name] for name in SEALED])[:16]
+
+
+def packed(told: Sequence[TokenLogprobs]) -> bytes | None:
+    """As it is stored; some 8 bytes a token kept."""
+    if not told:
+        return None
+    return zlib.compress(json.dumps([[each.token, each.top] for each in told], separators=(",", ":")).encode())
+
+
+def unpacked(stored: bytes | None) -> tuple[TokenLogprobs, ...]:
+    """Raises sqlite3.DatabaseError where that is damaged."""
+    if stored is None:
+        return ()
+    try:
+        return tuple(TokenLogprobs(token=token, top=top) for token, top in json.loads(zlib.decompress(stored)))
+    except (zlib.error, ValueError) as error:
+        raise sqlite3.DatabaseError("Could not decode the log-probabilities of a call") from error
 
 
 def is_damage(error: sqlite3.Error) -> bool:
@@ -204,7 +226,8 @@ def _carry(scratch: Path, new: sqlite3.Connection, first_page: bytes) -> tuple[i
         values = {name: row[name] for name in row.keys() if name != "_id"}  # noqa: SIM118 - a Row iterates its values
         try:
             sound = seal(values) == values["seal"] and bool(json.loads(values["request"]))
-        except (ValueError, TypeError):
+            unpacked(values.get("top_logprobs"))
+        except (ValueError, TypeError, sqlite3.DatabaseError):
             sound = False
         if sound:
             insert(new, "calls", values)

@@ -43,18 +43,28 @@ class Request(Frozen):
     max_tokens: int = 256
     k: int = 0
     json_schema: dict[str, Any] | None = None
+    top_logprobs: int = 0  # so many of the likeliest tokens are to be told at each place of the answer
     purpose: str = ""  # "label", "write", ...; told in the ledger, outside of the key
+
+
+class TokenLogprobs(Frozen):
+    """A token of a reply, and the likeliest at its place with their log-probabilities in nats, descending. Tokens are bytes,
+    each as the character of its number (latin-1)."""
+
+    token: str
+    top: tuple[tuple[str, float], ...]
 
 
 class Reply(Frozen):
     """What a teacher answered. `finish` is `stop`, `length` or `refused`; `logprob` the mean log-probability of a token that
-    it wrote, in nats, where the runtime tells it."""
+    it wrote, in nats, where the runtime tells it; `top_logprobs` what was asked for of each."""
 
     text: str
     finish: str = "stop"
     usage: Usage = Usage()
     seconds: float = 0.0
     logprob: float | None = None
+    top_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 class Check(Frozen):

@@ -15,7 +15,7 @@ Attempts = Literal["", "corpus", "rows"]
 
 
 class Captured(NamedTuple):
-    """A teacher's distributions on disk, and the folder of the tokenizer that they are of."""
+    """A teacher's distributions on disk, and the folder of the tokenizer that they are of, or of `pieces.json`."""
 
     file: Path
     tokenizer: Path

@@ -158,6 +158,7 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
         max_tokens=config.teacher.max_tokens,
         k=k,
         json_schema=labeler.schema,
+        top_logprobs=config.teacher.top_logprobs,
         purpose="label",
     )
 

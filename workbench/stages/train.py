@@ -79,7 +79,7 @@ def _captured(context: Context) -> Captured | None:
     folder = context.inputs.get("capture")
     if folder is None:
         return None
-    return Captured(folder / LOGITS, Path(read_json(folder / "capture.json")["tokenizer"]))
+    return Captured(folder / LOGITS, Path(read_json(folder / "capture.json")["tokenizer"] or folder))
 
 
 def _rows(context: Context) -> list[Pair]:

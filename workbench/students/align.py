@@ -32,6 +32,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from workbench.errors import StudentError
+from workbench.students.pieces import Pieces
 
 Tokens = Sequence[int] | np.ndarray
 
@@ -115,14 +116,14 @@ class Spelling:
 class Vocabularies:
     """A teacher's tokens as a student's. What was looked up once is kept."""
 
-    def __init__(self, teacher: Spelling, student: Spelling, *, ends: Mapping[int, int]) -> None:
+    def __init__(self, teacher: Spelling | Pieces, student: Spelling, *, ends: Mapping[int, int]) -> None:
         """`ends`: the teacher's special tokens that mean one of the student's, its ends of turn above all. Other special tokens
         are the student's only where both have one vocabulary."""
         self._teacher, self._student, self._ends = teacher, student, dict(ends)
         self._marks = set(self._ends.values())
         text_V = np.array([bool(teacher.of(token)) for token in range(len(teacher))], dtype=bool)
         self._first_V = np.where(text_V, _UNKNOWN, -1)
-        shared = teacher.shared(student)
+        shared = teacher.shared(student) if isinstance(teacher, Spelling) else []
         self._first_V[shared] = shared
         beyond = 1 + max(self._ends, default=-1) - len(self._first_V)
         self._first_V = np.pad(self._first_V, (0, max(0, beyond)), constant_values=-1)

@@ -15,20 +15,24 @@ from workbench.logits import LogitFile
 from workbench.students.align import Spelling, Vocabularies
 from workbench.students.divergence import Blend, Soft
 from workbench.students.load import load_tokenizer
+from workbench.students.pieces import END, Pieces
+from workbench.students.pieces import FILE as PIECES
 from workbench.students.rendering import rendering_for
 from workbench.students.settings import Pair
 
 
 class Taught:
-    """`file` was made with the tokenizer in the folder `teacher`; `student` is the student's folder. Raises LogitError where
-    the file is another tokenizer's, StudentError where tokens cannot be told apart."""
+    """`file` was made with the tokenizer in the folder `teacher`, or with the pieces there; `student` is the student's folder.
+    Raises LogitError where the file is another tokenizer's, StudentError where tokens cannot be told apart."""
 
     def __init__(self, file: Path, teacher: Path, student: Path, blend: Blend) -> None:
         self.blend = blend
-        self._file = LogitFile(file, tokenizer=str(teacher), fingerprint=tokenizer_digest(teacher))
-        theirs, own = load_tokenizer(teacher), load_tokenizer(student)
-        ends = {end_of_turn(teacher): end_of_turn(student)}
-        self._vocabularies = Vocabularies(Spelling(theirs), Spelling(own), ends=ends)
+        named = (teacher / PIECES).is_file()
+        fingerprint = file_digest(teacher / PIECES) if named else tokenizer_digest(teacher)
+        self._file = LogitFile(file, tokenizer=str(teacher), fingerprint=fingerprint)
+        theirs = Pieces.read(teacher) if named else Spelling(load_tokenizer(teacher))
+        ends = {END if named else end_of_turn(teacher): end_of_turn(student)}
+        self._vocabularies = Vocabularies(theirs, Spelling(load_tokenizer(student)), ends=ends)
         self._tokens = self._aligned = 0
         self.unlike = 0  # rows that the two tokenizers spell differently
         self.name = digest([file_digest(file), tokenizer_digest(student), blend._asdict()])

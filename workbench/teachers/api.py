@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import time
 from statistics import fmean
@@ -10,7 +11,7 @@ from typing import Any
 
 from workbench.errors import TeacherError
 from workbench.ledger import redact, writable
-from workbench.types import Reply, Request, Usage
+from workbench.types import Reply, Request, TokenLogprobs, Usage
 
 SHORTEST_KEY = 8  # `local` is no secret
 
@@ -69,10 +70,18 @@ class OpenAITeacher:
         except TimeoutError:
             raise self._late() from None
         except openai.APIError as error:
-            raise self.told(error) from None
+            raise self.told(error, request.top_logprobs) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
-        return reply_of(answer, time.monotonic() - start)
+        reply = reply_of(answer, time.monotonic() - start)
+        if request.top_logprobs and reply.finish == "stop" and not reply.top_logprobs:
+            raise TeacherError(
+                f"{self.model} was asked for the {request.top_logprobs} likeliest tokens, and tells none",
+                "learn from its text: --method sft, without teacher.top_logprobs",
+                kind="refused",
+                fatal=True,
+            )
+        return reply
 
     def body(self, request: Request, *, schema: bool = True) -> dict[str, Any]:
         """What `chat.completions.create` posts, without its walks through the types of every message."""
@@ -87,6 +96,8 @@ class OpenAITeacher:
             body |= _format(request.json_schema)
         if self._logprobs:
             body["logprobs"] = True
+        if request.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return body
 
     async def _ask(self, body: dict[str, Any]) -> Any:
@@ -100,8 +111,8 @@ class OpenAITeacher:
             )
         return json.loads(answer.content, object_hook=lambda fields: SimpleNamespace(**fields))
 
-    def told(self, error: Exception) -> TeacherError:
-        """The client's exception as ours: what broke, whether to try again, what to do."""
+    def told(self, error: Exception, top_logprobs: int = 0) -> TeacherError:
+        """The client's exception as ours: what broke, whether to try again, what to do. `top_logprobs` were asked for."""
         import httpx
         import openai
 
@@ -117,7 +128,8 @@ class OpenAITeacher:
             text = self.without_key(str(error))[:300]
             return TeacherError(
                 f"{where} refused the request: {text}",
-                "check teacher.model and teacher.base_url",
+                "check teacher.model and teacher.base_url"
+                + (f"; does it tell {top_logprobs} log-probabilities (teacher.top_logprobs)?" if top_logprobs else ""),
                 kind="refused",
                 fatal=isinstance(error, openai.NotFoundError),
             )
@@ -191,6 +203,7 @@ def _read(answer: Any, seconds: float) -> Reply:
         ),
         seconds=seconds,
         logprob=_mean_logprob(choices[0]),
+        top_logprobs=_top_logprobs(choices[0]),
     )
 
 
@@ -199,6 +212,27 @@ def _mean_logprob(choice: Any) -> float | None:
     content = getattr(getattr(choice, "logprobs", None), "content", None) or []
     told = [token.logprob for token in content if isinstance(getattr(token, "logprob", None), int | float)]
     return fmean(told) if told else None
+
+
+def _top_logprobs(choice: Any) -> tuple[TokenLogprobs, ...]:
+    """Of each token written; none where the server does not tell. The written one is among them, however unlikely."""
+    content = getattr(getattr(choice, "logprobs", None), "content", None) or []
+    if not any(getattr(place, "top_logprobs", None) for place in content):
+        return ()
+    told = []
+    for place in content:
+        known: dict[str, float] = {}
+        for entry in (*(place.top_logprobs or []), place):
+            piece = _piece(entry)
+            known[piece] = max(known.get(piece, -math.inf), round(float(entry.logprob), 4))
+        told.append(TokenLogprobs(token=_piece(place), top=sorted(known.items(), key=lambda each: -each[1])))
+    return tuple(told)
+
+
+def _piece(entry: Any) -> str:
+    """Its bytes: a token may be a part of a character."""
+    own = getattr(entry, "bytes", None)
+    return (bytes(own) if own is not None else writable(entry.token).encode()).decode("latin-1")
 
 
 def _seconds(header: str) -> float:

@@ -86,6 +86,13 @@ class TransformersTeacher:
         generator.lines = fastest(f"lines of a batch for {where}, torch {version('torch')}", LINES, generator.pace)
 
     async def complete(self, request: Request) -> Reply:
+        if request.top_logprobs:
+            raise TeacherError(
+                f"{self.model} tells what it thinks of a token when it reads the rows, not while it answers",
+                "leave teacher.top_logprobs out; --method kd has it read them",
+                kind="refused",
+                fatal=True,
+            )
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
         ids = _tokens(loaded[0], request.messages, prompt=True)
         item = Waiting(request, ids, self._block(loaded[0], request.messages[:-1]))
