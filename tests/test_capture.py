@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small import TASK, here, write_task
@@ -17,8 +18,8 @@ from workbench.plan import inputs_of, stages
 from workbench.students.divergence import Blend
 from workbench.students.generate import Generator, Text
 from workbench.students.load import load_model, load_tokenizer
-from workbench.students.settings import Pair
-from workbench.students.taught import Taught, end_of_turn, name_of, tokenizer_digest
+from workbench.students.settings import Captured, Pair
+from workbench.students.taught import Said, Taught, end_of_turn, mixture, name_of, tokenizer_digest
 from workbench.teachers.whitebox import TransformersTeacher
 from workbench.types import Message
 
@@ -90,7 +91,7 @@ def made(project: Path, stage: str) -> Path:
 def test_a_run_learns_from_what_its_teacher_thinks(smollm2_hf: Path, tiny: Path, project: Path) -> None:
     told = kd(project, smollm2_hf, tiny)
     assert "stopped after train, as asked" in told, told
-    captured = json.loads((made(project, "capture") / "capture.json").read_text())
+    (captured,) = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
     rows = (made(project, "select") / "rows.jsonl").read_text().splitlines()
     assert captured["rows"] == len({(row["prompt"], row["completion"]) for row in map(json.loads, rows)})
     assert captured["k"] == 8
@@ -126,7 +127,7 @@ def test_soft_targets_of_one_tokenizer_are_the_files_rows(smollm2_hf: Path, tmp_
     teacher = TransformersTeacher(smollm2_hf, model="t", licence="")
     pairs = [Pair(prompt=f"say {place}", completion=answer) for place, answer in enumerate(ANSWERS)]
     path = write(tmp_path / "logits.bin", teacher, pairs)
-    taught = Taught(path, smollm2_hf, smollm2_hf, Blend(0.5))
+    taught = Taught([Captured(path, smollm2_hf)], smollm2_hf, Blend(0.5), k=6)
     tokenizer = load_tokenizer(smollm2_hf)
     with LogitFile(path) as file:
         for pair in pairs:
@@ -136,6 +137,33 @@ def test_soft_targets_of_one_tokenizer_are_the_files_rows(smollm2_hf: Path, tmp_
             torch.testing.assert_close(soft.logprobs_L_K, torch.from_numpy(row.logprobs_T_K), check_dtype=False)
     assert taught.share == 1.0
     assert taught.of(Pair(prompt="another", completion="[]"), [5, 2]) is None
+
+
+def test_what_two_teachers_say_is_mixed_by_their_weights() -> None:
+    one = Said(np.array([[4, 5], [4, -1], [-1, -1]]), np.log([[0.6, 0.3], [0.9, 1e-30], [1e-30, 1e-30]]), 1.0)
+    other = Said(np.array([[5, 6, 7], [-1, -1, -1], [-1, -1, -1]]), np.log(np.full((3, 3), 0.2)), 3.0)
+    ids, logs = mixture([one, other], 3)
+    # 4: 0.6 / 4; 5: 0.3 / 4 + 3 * 0.2 / 4; 6 and 7: 3 * 0.2 / 4
+    assert ids[0].tolist()[0] == 5 and {*ids[0].tolist()[1:]} <= {4, 6, 7}
+    assert np.exp(logs[0]).tolist() == pytest.approx([0.225, 0.15, 0.15])
+    assert ids[1].tolist() == [4, -1, -1] and np.exp(logs[1][0]) == pytest.approx(0.9), "the other is silent there"
+    assert ids[2].tolist() == [-1, -1, -1]
+    assert logs.dtype == np.float32
+
+
+def test_a_run_learns_from_two_teachers(smollm2_hf: Path, tiny: Path, project: Path) -> None:
+    pool = f'pool.teachers=[{{model="hf:{tiny}", reads=0.5}}]'
+    told = kd(project, smollm2_hf, tiny, pool)
+    assert "stopped after train, as asked" in told, told
+    found = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
+    assert [each["weight"] for each in found] == [1.0, 0.5] and found[0]["file"] != found[1]["file"]
+    assert json.loads((made(project, "train") / "summary.json").read_text())["aligned"] == 1.0
+    for sets, said in (
+        (("distil.method=sft", pool), "nothing is learned"),
+        (('pool.teachers=[{model="m", base_url="http://a/v1", reads=1}]',), "runs here"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_config(sets=sets)
 
 
 def write(path: Path, teacher: TransformersTeacher, pairs: Sequence[Pair]) -> Path:

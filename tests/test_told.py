@@ -21,7 +21,7 @@ from workbench.students.divergence import Blend
 from workbench.students.load import load_tokenizer
 from workbench.students.pieces import END, Pieces
 from workbench.students.pieces import FILE as PIECES
-from workbench.students.settings import Pair
+from workbench.students.settings import Captured, Pair
 from workbench.students.taught import Taught, end_of_turn, name_of
 from workbench.teachers.api import OpenAITeacher
 from workbench.teachers.whitebox import TransformersTeacher
@@ -82,7 +82,7 @@ def taught_by(folder: Path, student: Path, pieces: Pieces, rows: dict[str, objec
     ) as file:
         for name, row in rows.items():
             file.add(name, row)  # type: ignore[arg-type]
-    return Taught(folder / "logits.bin", folder, student, Blend(0.5))
+    return Taught([Captured(folder / "logits.bin", folder)], student, Blend(0.5), k=50)
 
 
 def test_pieces_are_those_of_the_text_and_no_others() -> None:
@@ -204,7 +204,7 @@ def test_a_run_learns_from_what_an_api_tells(teller: TeacherServer, tiny: Path, 
     lock = read_json(max(project.glob("runs/talk/*Z-*/lock.json")))
     folder = {entry["stage"]: Path(entry["path"]) for entry in lock["stages"]}
     rows = [row for row in read_jsonl(folder["select"] / "rows.jsonl", Row) if row.call]
-    made = read_json(folder["capture"] / "capture.json")
+    (made,) = read_json(folder["capture"] / "capture.json")["by"]
     assert (made["rows"], made["tokens"], made["k"], made["tokenizer"]) == (len(rows), 2 * len(rows), 4, "")
     assert rows and f"with {len(rows)} of the {len(rows)} rows of teachers" in done.stdout
     assert read_json(folder["train"] / "summary.json")["aligned"] > 0, "`[` is where the student has a border too"

@@ -73,20 +73,30 @@ class Member(TeacherConfig):
     """A teacher of the pool. It is asked in the place of `teacher` for the wishes of its `sources` and the answers of its
     `groups` (functions, queues: what `workbench coverage` counts), where both are given for those of both. `fallback`: it is
     asked where who was asked first, and the teachers named before it, give no answer. `votes`: it answers each input whose
-    candidate passed too; what more than half of all who vote answer is taken. Where anybody votes, `teacher` does too."""
+    candidate passed too; what more than half of all who vote answer is taken. Where anybody votes, `teacher` does too. `reads`:
+    where the student learns from distributions, its own are mixed into those of `teacher`, which count 1, with this weight; it
+    runs here."""
 
     sources: tuple[Literal["inverse", "forward", "corpus"], ...] = ()
     groups: tuple[str, ...] = ()
     fallback: bool = False
     votes: bool = False
+    reads: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def _a_role(self) -> Self:
-        if not (self.sources or self.groups or self.fallback or self.votes):
-            raise ValueError("a teacher of the pool wants a role: sources, groups, fallback or votes")
+        if not (self.asked or self.reads):
+            raise ValueError("a teacher of the pool wants a role: sources, groups, fallback, votes or reads")
+        if self.reads and self.base_url:
+            raise ValueError("a teacher that reads runs here, not behind an API")
         if self.batch:
             raise ValueError("a teacher of the pool is asked one by one, not in batches")
         return self
+
+    @property
+    def asked(self) -> bool:
+        """Whether it answers anything."""
+        return bool(self.sources or self.groups or self.fallback or self.votes)
 
     def is_for(self, source: str, group: str) -> bool:
         """Whether it is asked first. `group` is empty where none is known yet."""
@@ -302,6 +312,11 @@ def checked(config: Config) -> Config:
     method = methods.named(config.distil.method)
     method.check(config.distil)
     tells = config.teacher.top_logprobs > 0 and method.captures == "rows"
+    if not method.captures and any(each.reads for each in config.pool.teachers):
+        raise ConfigError(
+            f"pool.teachers: one reads, and with --method {method.name} nothing is learned from that",
+            "take --method kd",
+        )
     if method.captures and config.teacher.base_url and not tells:
         own = "; of its own answers it may: --set teacher.top_logprobs=20" if method.captures == "rows" else ""
         raise ConfigError(

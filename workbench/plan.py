@@ -101,7 +101,11 @@ STAGES = (
 # in a key only where they are other than this
 WHERE_SET = {"rounds": RoundsConfig(), "pool": PoolConfig(), "distil": DistilConfig()}
 CAPTURE = Stage(  # before the training, where that learns from what the teacher thinks of the rows, or of the attempts
-    "capture", 2, ("examples", "shots", "select"), ("teacher", "shots", "distil", "rounds"), ("torch", "transformers")
+    "capture",
+    3,
+    ("examples", "shots", "select"),
+    ("teacher", "shots", "distil", "rounds", "pool"),
+    ("torch", "transformers"),
 )
 ATTEMPT = Stage(  # before the sampling of a later round, where the student answers first
     "attempt", 1, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),

@@ -4,7 +4,7 @@ import difflib
 from importlib.metadata import EntryPoint, entry_points
 
 from workbench.errors import ConfigError
-from workbench.methods.base import Captured, Method
+from workbench.methods.base import Method
 from workbench.methods.dagger import Dagger
 from workbench.methods.gkd import Gkd
 from workbench.methods.kd import Kd
@@ -12,6 +12,7 @@ from workbench.methods.parent import OfParent
 from workbench.methods.qat import Qat
 from workbench.methods.sft import Sft
 from workbench.students.lesson import Lesson
+from workbench.students.settings import Captured
 
 __all__ = ["BUILT_IN", "GROUP", "Captured", "Lesson", "Method", "Sft", "named", "names"]
 

@@ -1,10 +1,11 @@
 """The seam of a way of learning: what it asks of a run, and what it adds to the training."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from workbench.students.lesson import Lesson
-from workbench.students.settings import DistilConfig, Divergence
+from workbench.students.settings import Captured, DistilConfig, Divergence
 
 if TYPE_CHECKING:
     from workbench.students.divergence import Blend
@@ -12,13 +13,6 @@ if TYPE_CHECKING:
 
 Captures = Literal["", "rows", "attempts"]
 Attempts = Literal["", "corpus", "rows"]
-
-
-class Captured(NamedTuple):
-    """A teacher's distributions on disk, and the folder of the tokenizer that they are of, or of `pieces.json`."""
-
-    file: Path
-    tokenizer: Path
 
 
 class Method:
@@ -54,7 +48,7 @@ class Method:
         """Whether it will go with the student in the folder `base`: told before a teacher is paid. Raises ModelError,
         StudentError."""
 
-    def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
+    def lesson(self, config: DistilConfig, captured: Sequence[Captured], base: Path) -> Lesson:
         """`base` is the student's folder. Raises LogitError, StudentError."""
         return Lesson()
 

@@ -1,13 +1,14 @@
 """Learning from a larger model with the same tokens, which reads along (`distil.parent`): the one that the student was pruned
 from (Muralidharan et al. 2024, Minitron, arXiv:2407.14679). What it thinks of each token, and if wanted its hidden states."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.errors import ConfigError
-from workbench.methods.base import Captured, Method
+from workbench.methods.base import Method
 from workbench.students.lesson import Lesson
-from workbench.students.settings import DistilConfig
+from workbench.students.settings import Captured, DistilConfig
 
 if TYPE_CHECKING:
     from workbench.students.parent import Hidden
@@ -28,7 +29,7 @@ class OfParent(Method):
 
         fits(_folder(config), base, _hidden(config))
 
-    def lesson(self, config: DistilConfig, captured: Captured | None, base: Path) -> Lesson:
+    def lesson(self, config: DistilConfig, captured: Sequence[Captured], base: Path) -> Lesson:
         from workbench.students.parent import Parent
 
         blend, hidden = self.blend(config), _hidden(config)

@@ -18,6 +18,7 @@ from workbench.report import model as m
 from workbench.report.html import render_html
 from workbench.report.markdown import render_card, render_markdown
 from workbench.runs import Lock
+from workbench.stages.capture import ABOUT, Captures
 from workbench.stages.context import read_json, read_jsonl
 from workbench.stages.evaluate import Given
 from workbench.stages.sample import ALL_TRIED, ENOUGH
@@ -134,9 +135,11 @@ def _learned(config: Config, lock: Lock) -> str:
     method = methods.named(distil.method).of_round(lock.kept)
     if "capture" not in art:
         return method.title if not isinstance(method, methods.Sft) else ""
-    captured, aligned = read_json(art["capture"] / "capture.json"), read_json(art["train"] / "summary.json")["aligned"]
+    first, *others = Captures.model_validate_json((art["capture"] / ABOUT).read_text(encoding="utf-8")).by
+    aligned = read_json(art["train"] / "summary.json")["aligned"]
+    mixed = "".join(f", mixed with what {each.teacher} thinks, weight {each.weight:g}" for each in others)
     return (
-        f"{method.title}: its {captured['k']} likeliest at {aligned:.0%} of the places, by {method.kind(distil)} at "
+        f"{method.title}: its {first.k} likeliest at {aligned:.0%} of the places{mixed}, by {method.kind(distil)} at "
         f"temperature {distil.temperature:g} with weight {distil.weight:g}"
     )
 
@@ -147,6 +150,7 @@ def _member(teacher: Member) -> str:
         *(f"for {what}" for what in (*teacher.sources, *teacher.groups)),
         *(["as a fallback"] if teacher.fallback else []),
         *(["with a vote"] if teacher.votes else []),
+        *([f"reading along, with weight {teacher.reads:g}"] if teacher.reads else []),
     ]
     return f"{teacher.model}, {licence_of(teacher)}, {', '.join(roles)}"
 

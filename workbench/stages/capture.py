@@ -9,40 +9,67 @@ it wrote, letter by letter, are taken from there.
 """
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from time import monotonic
 
 from workbench import models
-from workbench.digest import file_digest
+from workbench.config import TeacherConfig
+from workbench.digest import digest, file_digest
 from workbench.errors import LogitError, StudentError
 from workbench.logits import LogitFile, LogitWriter
 from workbench.logits import Row as Coded
+from workbench.methods import Captured
 from workbench.stages.attempt import own_rows
-from workbench.stages.context import Context, read_json, read_jsonl, write_json
+from workbench.stages.context import Context, read_json, read_jsonl
 from workbench.teachers.build import white_box
 from workbench.teachers.prompts import Labeler
-from workbench.types import Example, Row
+from workbench.types import Example, Frozen, Row
 
-FILE = "logits.bin"
+ABOUT = "capture.json"
 TOLD_S = 30.0
 
 
+class Capture(Frozen):
+    """A teacher's file, beside capture.json. `tokenizer` is the folder of the teacher's; empty where pieces.json names its
+    tokens."""
+
+    file: str
+    tokenizer: str
+    weight: float
+    teacher: str
+    rows: int
+    tokens: int
+    bytes_a_token: float
+    k: int
+
+
+class Captures(Frozen):
+    by: tuple[Capture, ...]
+
+
 def run(context: Context) -> None:
-    """Writes logits.bin and capture.json, whose `tokenizer` is the folder of the teacher's; empty where pieces.json beside it
-    names its tokens. Raises StudentError where the student is the larger one, LogitError where nothing was told."""
-    tokenizer = _told(context) if context.config.teacher.top_logprobs else _read(context)
-    with LogitFile(context.out / FILE) as file:
-        made = {"rows": len(file), "tokens": file.tokens, "bytes_a_token": round(file.bytes_a_token, 1), "k": file.k}
-    write_json(context.out / "capture.json", {**made, "tokenizer": tokenizer})
-    context.say(f"capture: {made['rows']} rows, {made['tokens']} tokens, {made['bytes_a_token']} bytes a token")
+    """Writes a file a teacher that reads, and capture.json (`Captures`). Raises StudentError where the student is the larger
+    one, LogitError where nothing was told."""
+    config = context.config
+    one = _told if config.teacher.top_logprobs and "attempt" not in context.inputs else _read
+    found = [one(context, config.teacher, 1.0)]
+    found += [_read(context, member, member.reads) for member in config.pool.teachers if member.reads]
+    (context.out / ABOUT).write_text(Captures(by=tuple(found)).model_dump_json(indent=2), encoding="utf-8")
 
 
-def _told(context: Context) -> str:
+def captured(folder: Path) -> list[Captured]:
+    """What is in the folder of a capture."""
+    made = Captures.model_validate_json((folder / ABOUT).read_text(encoding="utf-8"))
+    return [Captured(folder / each.file, Path(each.tokenizer or folder), each.weight) for each in made.by]
+
+
+def _told(context: Context, config: TeacherConfig, weight: float) -> Capture:
     """From the ledger, twice: for the pieces, then for what was said of them."""
     from workbench.students.pieces import FILE as PIECES
     from workbench.students.pieces import Pieces
     from workbench.students.taught import name_of
 
-    teacher, most = context.config.teacher.model, context.config.teacher.top_logprobs + 1  # and the one written
+    teacher, most = config.model, config.top_logprobs + 1  # and the one written
     rows = {name_of(row.prompt, row.completion): row for row in _rows(context) if row.call}
     pieces = Pieces(most)
 
@@ -61,8 +88,9 @@ def _told(context: Context) -> str:
             "learn from its text (--method sft)",
         )
     pieces.write(context.out)
+    file = context.out / "logits.bin"
     with LogitWriter(
-        context.out / FILE,
+        file,
         tokenizer=f"the pieces of {teacher}",
         fingerprint=file_digest(context.out / PIECES),
         vocabulary=len(pieces),
@@ -72,46 +100,64 @@ def _told(context: Context) -> str:
         for name, coded in found():
             writer.add(name, coded)
     context.say(f"capture: with {told} of the {len(rows)} rows of teachers the likeliest tokens were told")
-    return ""
+    return _made(context, file, teacher, "", weight)
 
 
-def _read(context: Context) -> str:
+def _read(context: Context, config: TeacherConfig, weight: float) -> Capture:
+    """By a teacher that runs here."""
     from workbench.students.load import prepare_base, weights_bytes
     from workbench.students.taught import name_of, tokenizer_digest
 
-    config = context.config
-    teacher = white_box(config.teacher)
+    teacher = white_box(config)
     assert teacher is not None, "the config refuses one behind an API"
     folder, student = (
         teacher.folder(),
-        prepare_base(models.path_or_name(config.student.model), context.cache / "students"),
+        prepare_base(models.path_or_name(context.config.student.model), context.cache / "students"),
     )
     if weights_bytes(student) > weights_bytes(folder):
         raise StudentError(
-            f"the student {config.student.model} is larger than its teacher {config.teacher.model}",
+            f"the student {context.config.student.model} is larger than its teacher {config.model}",
             "exchange the two, or learn from its text (--method sft)",
         )
     mode = str(read_json(context.inputs["shots"] / "shots.json")["mode"])
-    labeler = Labeler(context.task, context.examples("seed"), mode, config.shots)
+    labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
     rows = {name_of(row.prompt, row.completion): row for row in _rows(context)}
     asked = [(name, labeler.messages(_example(row)), row.completion) for name, row in rows.items()]
     began = told = monotonic()
+    file = context.out / f"logits-{digest(teacher.model)[:8]}.bin"
     with LogitWriter(
-        context.out / FILE,
+        file,
         tokenizer=str(folder),
         fingerprint=tokenizer_digest(folder),
         vocabulary=teacher.vocabulary,
-        k=config.distil.k,
+        k=context.config.distil.k,
         teacher=teacher.model,
     ) as writer:
-        for done, (name, row) in enumerate(teacher.score(asked, config.distil.k), start=1):
+        for done, (name, row) in enumerate(teacher.score(asked, context.config.distil.k), start=1):
             writer.add(name, row)
             if monotonic() - told > TOLD_S:
                 told = monotonic()
                 context.say(
                     f"capture: {done} of {len(rows)} rows, {(told - began) / done * (len(rows) - done) / 60:.1f} min left"
                 )
-    return str(folder)
+    return _made(context, file, teacher.model, str(folder), weight)
+
+
+def _made(context: Context, path: Path, teacher: str, tokenizer: str, weight: float) -> Capture:
+    with LogitFile(path) as file:
+        context.say(
+            f"capture: {teacher}: {len(file)} rows, {file.tokens} tokens, {file.bytes_a_token:.1f} bytes a token"
+        )
+        return Capture(
+            file=path.name,
+            tokenizer=tokenizer,
+            weight=weight,
+            teacher=teacher,
+            rows=len(file),
+            tokens=file.tokens,
+            bytes_a_token=round(file.bytes_a_token, 1),
+            k=file.k,
+        )
 
 
 def _rows(context: Context) -> Iterable[Row]:

@@ -25,7 +25,7 @@ class Job(Frozen):
     distil: DistilConfig
     work: Path
     start: Path | None = None
-    captured: Captured | None = None
+    captured: tuple[Captured, ...] = ()
 
 
 def learn(job: Job, progress: Callable[[Progress], None], crew: "Crew | None" = None) -> None:

@@ -34,7 +34,8 @@ class Pool:
         make: Callable[..., Asker] = Asker,
         say: Say | None = None,
     ) -> None:
-        self.members, self.spent, self._say = config.pool.teachers, Spent(), say
+        self.members = tuple(member for member in config.pool.teachers if member.asked)
+        self.spent, self._say = Spent(), say
         self.askers = [
             asker_for(
                 build_teacher(teacher, config.runtime, ledger),
@@ -44,7 +45,7 @@ class Pool:
                 make,
                 spent=self.spent,
             )
-            for teacher in config.teachers
+            for teacher in (config.teacher, *self.members)
         ]
         pairs = list(zip(self.askers[1:], self.members, strict=True))
         self._stand_in = [self.askers[0], *(asker for asker, member in pairs if member.fallback)]

@@ -8,10 +8,9 @@ from workbench import methods, models
 from workbench.config import Config
 from workbench.declaration import Task
 from workbench.errors import EdgeError
-from workbench.methods import Captured
 from workbench.stages.attempt import own_rows
-from workbench.stages.capture import FILE as LOGITS
-from workbench.stages.context import Context, read_json, read_jsonl
+from workbench.stages.capture import captured
+from workbench.stages.context import Context, read_jsonl
 from workbench.stages.job import Job, learn
 from workbench.stages.launch import launched
 from workbench.students.settings import Pair, Progress, TrainConfig
@@ -56,7 +55,7 @@ def run(context: Context) -> None:
         distil=config.distil,
         work=context.out,
         start=before / "adapter" if before is not None else None,
-        captured=_captured(context),
+        captured=tuple(captured(context.inputs["capture"])) if "capture" in context.inputs else (),
     )
     if config.runtime.launch:
         launched(job, config.runtime.launch, Teller(context))
@@ -73,13 +72,6 @@ def shared_out(config: TrainConfig, rounds: int) -> TrainConfig:
             "max_steps": steps and max(1, steps // rounds),
         }
     )
-
-
-def _captured(context: Context) -> Captured | None:
-    folder = context.inputs.get("capture")
-    if folder is None:
-        return None
-    return Captured(folder / LOGITS, Path(read_json(folder / "capture.json")["tokenizer"] or folder))
 
 
 def _rows(context: Context) -> list[Pair]:

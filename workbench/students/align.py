@@ -178,7 +178,7 @@ class Vocabularies:
         student_A_1 = np.asarray(student_S, dtype=np.int64)[places_A, None]
         ids_A_K = np.where(kept_A_K == written_A_1, student_A_1, self.first(kept_A_K))
         ids_A_K[~(logprobs_A_K > -np.inf)] = -1
-        ids_S_K[places_A], logprobs_S_K[places_A] = _merged(ids_A_K, logprobs_A_K)
+        ids_S_K[places_A], logprobs_S_K[places_A] = merged(ids_A_K, logprobs_A_K)
         return ids_S_K, logprobs_S_K
 
     def _teacher_piece(self, token: int) -> Sequence[int]:
@@ -198,7 +198,7 @@ def share(at_S: np.ndarray) -> float:
     return float((at_S >= 0).sum() / max(1, len(at_S)))
 
 
-def _merged(ids_A_K: np.ndarray, logprobs_A_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def merged(ids_A_K: np.ndarray, logprobs_A_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Equal ids of a row as one, in the first of their slots, with the sum of their mass; the other slots are -1 and -inf."""
     merged_A_K, sums_A_K = np.full_like(ids_A_K, -1), np.full_like(logprobs_A_K, -np.inf)
     if not ids_A_K.size:

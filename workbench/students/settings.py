@@ -1,5 +1,6 @@
 """What training is asked to do and what it tells meanwhile. pydantic only: cheap to import, safe in a stage key."""
 
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import Field
@@ -70,6 +71,15 @@ class DistilConfig(Frozen):
     attempts: int = Field(default=1000, ge=1)
     warmth: float = Field(default=0.7, ge=0, le=2)  # a temperature of sampling
     fresh: float = Field(default=0.3, ge=0, lt=1)
+
+
+class Captured(NamedTuple):
+    """A teacher's distributions on disk, the folder of the tokenizer that they are of, or of `pieces.json`, and how much they
+    count beside another's."""
+
+    file: Path
+    tokenizer: Path
+    weight: float = 1.0
 
 
 class Progress(NamedTuple):
