@@ -1,11 +1,12 @@
 """What rounds, steering and a tuned prompt each gain on dev, at the same number of teacher calls and steps of training.
 
-    python benchmarks/data_engine.py TASK [--calls 800] [--steps 150] [--program FILE] [--set section.key=value ...]
+    python benchmarks/data_engine.py TASK [--calls 800] [--steps 150] [--only A,B] [--program FILE] [--set KEY=VALUE ...]
     HOME_ASSISTANT_DATA=../shared/data/home_assistant python benchmarks/data_engine.py benchmarks/home_assistant_task.py
 
 TASK is a name or a file. Run in a folder of its own: its ledger is shared by all, so that what one has asked the others find,
-and count as theirs. `--program` is what `workbench tune-teacher TASK` wrote; without one that row is left out. Each is walked
-to its export, and so are those together that gain each for itself. Paired: dev rows that it alone gets right, and the plain one
+and count as theirs. `--only` names what is set beside the plain one: steering, rounds. `--program` is what `workbench
+tune-teacher TASK` wrote; without one that row is left out. Each is walked to its export, and so are those together that gain
+each for itself. Paired: dev rows that it alone gets right, and the plain one
 alone (McNemar). Where one is better than the plain one on dev, the best of them and the plain one answer the test rows.
 """
 
@@ -64,10 +65,15 @@ def main() -> None:
     parser.add_argument("task")
     parser.add_argument("--calls", type=int, default=800)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--only", default="steering,rounds")
     parser.add_argument("--program", default="")
     parser.add_argument("--set", action="append", default=[], dest="sets")
     args = parser.parse_args()
-    variants = {"plain": (), "steering": STEERING, "rounds": ROUNDS}
+    known = {"steering": STEERING, "rounds": ROUNDS}
+    unknown = {*args.only.split(",")} - {*known}
+    if unknown:
+        sys.exit(f"error: --only {', '.join(unknown)}: there are {', '.join(known)}")
+    variants: dict[str, tuple[str, ...]] = {"plain": (), **{name: known[name] for name in args.only.split(",")}}
     if args.program:
         variants["tuned prompt"] = (f"shots.program={args.program}", "shots.mode=program")
     budget = (f"sample.max_calls={args.calls}", "sample.max_minutes=600", f"train.max_steps={args.steps}")

@@ -11,10 +11,12 @@ import torch
 from small import TASK, here, write_task
 from transformers import PreTrainedModel
 
+from workbench import registry
 from workbench.config import Config, load_config
 from workbench.errors import ConfigError
 from workbench.logits import LogitFile
 from workbench.plan import inputs_of, stages
+from workbench.provenance import bill_of, told
 from workbench.students.divergence import Blend
 from workbench.students.generate import Generator, Text
 from workbench.students.load import load_model, load_tokenizer
@@ -89,8 +91,8 @@ def made(project: Path, stage: str) -> Path:
 
 
 def test_a_run_learns_from_what_its_teacher_thinks(smollm2_hf: Path, tiny: Path, project: Path) -> None:
-    told = kd(project, smollm2_hf, tiny)
-    assert "stopped after train, as asked" in told, told
+    first = kd(project, smollm2_hf, tiny)
+    assert "stopped after train, as asked" in first, first
     (captured,) = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
     rows = (made(project, "select") / "rows.jsonl").read_text().splitlines()
     assert captured["rows"] == len({(row["prompt"], row["completion"]) for row in map(json.loads, rows)})
@@ -100,13 +102,17 @@ def test_a_run_learns_from_what_its_teacher_thinks(smollm2_hf: Path, tiny: Path,
 
     again = kd(project, smollm2_hf, tiny)
     assert again.count("skipped, nothing changed") == 6
-    other = kd(project, smollm2_hf, tiny, "distil.weight=0.9")
+    pool = f'pool.teachers=[{{model="hf:{tiny}", reads=0.5}}]'
+    other = kd(project, smollm2_hf, tiny, "distil.weight=0.9", pool)
     assert "capture: runs" in other and "select: skipped" in other
+    found = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
+    assert [each["weight"] for each in found] == [1.0, 0.5] and found[0]["file"] != found[1]["file"]
+    assert json.loads((made(project, "train") / "summary.json").read_text())["aligned"] == 1.0
 
 
 def test_a_student_larger_than_its_teacher_is_told(smollm2_hf: Path, tiny: Path, project: Path) -> None:
-    told = kd(project, tiny, smollm2_hf, until="capture")
-    assert f"the student {smollm2_hf} is larger than its teacher hf:{tiny}" in told
+    said = kd(project, tiny, smollm2_hf, until="capture")
+    assert f"the student {smollm2_hf} is larger than its teacher hf:{tiny}" in said
 
 
 def test_a_teacher_behind_an_api_is_refused_before_it_is_paid() -> None:
@@ -151,19 +157,21 @@ def test_what_two_teachers_say_is_mixed_by_their_weights() -> None:
     assert logs.dtype == np.float32
 
 
-def test_a_run_learns_from_two_teachers(smollm2_hf: Path, tiny: Path, project: Path) -> None:
-    pool = f'pool.teachers=[{{model="hf:{tiny}", reads=0.5}}]'
-    told = kd(project, smollm2_hf, tiny, pool)
-    assert "stopped after train, as asked" in told, told
-    found = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
-    assert [each["weight"] for each in found] == [1.0, 0.5] and found[0]["file"] != found[1]["file"]
-    assert json.loads((made(project, "train") / "summary.json").read_text())["aligned"] == 1.0
+def test_who_cannot_read_is_told() -> None:
+    pool = 'pool.teachers=[{model="hf:m", reads=0.5}]'
     for sets, said in (
         (("distil.method=sft", pool), "nothing is learned"),
         (('pool.teachers=[{model="m", base_url="http://a/v1", reads=1}]',), "runs here"),
     ):
         with pytest.raises(ConfigError, match=said):
             load_config(sets=sets)
+
+
+def test_who_read_is_in_the_bill_of_materials(project: Path) -> None:
+    reader = 'pool.teachers=[{model="qwen2.5-coder-0.5b-instruct", reads=0.5}]'
+    bill = bill_of(registry.load(str(project / "talk.py")), load_config(sets=("distil.method=kd", reader)), [], "0")
+    assert bill.readers == (("qwen2.5-coder-0.5b-instruct", "Apache-2.0"),)
+    assert "read by  qwen2.5-coder-0.5b-instruct, Apache-2.0" in told(bill)
 
 
 def write(path: Path, teacher: TransformersTeacher, pairs: Sequence[Pair]) -> Path:

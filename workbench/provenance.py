@@ -43,6 +43,9 @@ class Bill(Frozen):
     rows: tuple[Material, ...]
     method: str = "sft"  # files of before tell none
     method_title: str = ""
+    readers: tuple[
+        tuple[str, str], ...
+    ] = ()  # teachers whose thoughts were learned beside `teacher`'s, and their licences
 
 
 def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_: int = 1) -> Bill:
@@ -62,6 +65,9 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
         calls=len({row.call for row in held if row.call}),
         method=method.name,
         method_title=method.title,
+        readers=tuple(
+            (_name(each.model), licence_of(each)) for each in config.pool.teachers if each.reads and method.captures
+        ),
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
             for (source, teacher, licence), count in sorted(counts.items())
@@ -85,6 +91,8 @@ def told(bill: Bill) -> Iterator[str]:
         yield f"         {item.rows:,} {item.source}{origin}"
     if bill.method != "sft":
         yield f"method   {bill.method}{f': {bill.method_title}' if bill.method_title else ''}"
+    for name, licence in bill.readers:
+        yield f"read by  {name}, {licence}"
     yield f"made by  distillation workbench {bill.workbench}"
 
 
