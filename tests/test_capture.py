@@ -17,13 +17,15 @@ from workbench.errors import ConfigError
 from workbench.logits import LogitFile
 from workbench.plan import inputs_of, stages
 from workbench.provenance import bill_of, told
+from workbench.stages.context import read_jsonl
 from workbench.students.divergence import Blend
 from workbench.students.generate import Generator, Text
 from workbench.students.load import load_model, load_tokenizer
+from workbench.students.rendering import rendering_for
 from workbench.students.settings import Captured, Pair
 from workbench.students.taught import Said, Taught, end_of_turn, mixture, name_of, tokenizer_digest
 from workbench.teachers.whitebox import TransformersTeacher
-from workbench.types import Message
+from workbench.types import Message, Row
 
 MESSAGES = (Message(role="system", content="Turn what is said into calls."), Message(role="user", content="open maps"))
 ANSWERS = ('[{"name":"open_app","arguments":{"app":"maps"}}]', "[]", "Crème brûlée 🍮, 12:05")
@@ -112,7 +114,7 @@ def test_a_run_learns_from_what_its_teacher_thinks(smollm2_hf: Path, tiny: Path,
 
 def test_a_student_larger_than_its_teacher_is_told(smollm2_hf: Path, tiny: Path, project: Path) -> None:
     said = kd(project, tiny, smollm2_hf, until="capture")
-    assert f"the student {smollm2_hf} is larger than its teacher hf:{tiny}" in said
+    assert f"the student {smollm2_hf} is larger than its teacher {tiny}" in said
 
 
 def test_a_teacher_behind_an_api_is_refused_before_it_is_paid() -> None:
@@ -155,6 +157,31 @@ def test_what_two_teachers_say_is_mixed_by_their_weights() -> None:
     assert ids[1].tolist() == [4, -1, -1] and np.exp(logs[1][0]) == pytest.approx(0.9), "the other is silent there"
     assert ids[2].tolist() == [-1, -1, -1]
     assert logs.dtype == np.float32
+
+
+def test_an_assistant_learns_the_rows_and_reads_them_in_the_teachers_place(
+    smollm2_hf: Path, tiny: Path, project: Path
+) -> None:
+    """Trained as a student is, it reads as one: its own tokens, behind the prompt that the student will see."""
+    said = kd(project, smollm2_hf, tiny, f"distil.assistant={tiny}")
+    assert "stopped after train, as asked" in said, said
+    (found,) = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
+    assert found["teacher"] == f"the assistant {tiny}" and found["tokenizer"].endswith("merge/weights")
+    pair = next(read_jsonl(made(project, "select") / "rows.jsonl", Row))
+    weights, name = Path(found["tokenizer"]), name_of(pair.prompt, pair.completion)
+    tokenizer, rendering = load_tokenizer(weights), rendering_for(weights)
+    text = rendering.prompt(pair.prompt) + rendering.completion(pair.completion)
+    with LogitFile(made(project, "capture") / found["file"]) as file:
+        row = file[name]
+    wanted = plainly(load_model(weights, dtype=torch.float32), tokenizer(text)["input_ids"], len(row.tokens_T))
+    there = wanted.gather(1, torch.from_numpy(row.ids_T_K).long())
+    torch.testing.assert_close(
+        there, torch.from_numpy(row.logprobs_T_K), atol=0.2, rtol=0, msg="bf16, and stored in steps"
+    )
+    with pytest.raises(ConfigError, match="with --method sft nothing is learned from what it thinks"):
+        load_config(sets=("distil.assistant=m",))
+    api = ("teacher.base_url=https://api.example.com/v1", "teacher.model=big", "distil.method=kd")
+    assert load_config(sets=(*api, "distil.assistant=m")).distil.assistant == "m", "the API need not tell anything"
 
 
 def test_who_cannot_read_is_told() -> None:

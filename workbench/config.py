@@ -317,7 +317,11 @@ def checked(config: Config) -> Config:
             f"pool.teachers: one reads, and with --method {method.name} nothing is learned from that",
             "take --method kd",
         )
-    if method.captures and config.teacher.base_url and not tells:
+    if config.distil.assistant and not method.captures:
+        raise ConfigError(
+            f"distil.assistant: with --method {method.name} nothing is learned from what it thinks", "take --method kd"
+        )
+    if method.captures and config.teacher.base_url and not tells and not config.distil.assistant:
         own = "; of its own answers it may: --set teacher.top_logprobs=20" if method.captures == "rows" else ""
         raise ConfigError(
             f"{config.teacher.model} is behind an API, which does not tell what it thinks of tokens that it did not write",

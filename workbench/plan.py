@@ -107,16 +107,26 @@ CAPTURE = Stage(  # before the training, where that learns from what the teacher
     ("teacher", "shots", "distil", "rounds", "pool"),
     ("torch", "transformers"),
 )
+ASSISTANT = Stage(  # before the capture, where another model reads the rows in the teacher's place
+    "assistant",
+    1,
+    ("examples", "select"),
+    ("student", "train", "rounds", "distil"),
+    TRAINING,
+    code=False,
+    resumes=True,
+)
 ATTEMPT = Stage(  # before the sampling of a later round, where the student answers first
     "attempt", 1, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),
     before=("sample", "select", "export"),
 )  # fmt: skip
-AGAIN = ("attempt", "sample", "select", "capture", "train", "merge", "export")  # in each round
+AGAIN = ("attempt", "sample", "select", "assistant", "capture", "train", "merge", "export")  # in each round
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """All that a run may walk through: a round that gains nothing ends the rounds."""
-    first, later = (_round(methods.named(config.distil.method), number) for number in (1, 2))
+    method, assisted = methods.named(config.distil.method), bool(config.distil.assistant)
+    first, later = (_round(method, number, assisted) for number in (1, 2))
     again = [
         stage._replace(round=number)
         for number in range(2, config.rounds.count + 1)
@@ -126,11 +136,11 @@ def stages(config: Config) -> tuple[Stage, ...]:
     return (*first[:-1], *again, first[-1])
 
 
-def _round(method: Method, number: int) -> list[Stage]:
+def _round(method: Method, number: int, assisted: bool) -> list[Stage]:
     """The stages of one round, those that only its method needs among them."""
     attempts = bool(method.attempts) and number > 1
     captures = attempts if method.captures == "attempts" else bool(method.captures)
-    found = {stage.name: stage for stage in (*STAGES[:2], ATTEMPT, *STAGES[2:4], CAPTURE, *STAGES[4:])}
+    found = {stage.name: stage for stage in (*STAGES[:2], ATTEMPT, *STAGES[2:4], ASSISTANT, CAPTURE, *STAGES[4:])}
 
     def reads(name: str, what: str) -> None:
         found[name] = found[name]._replace(needs=(*found[name].needs, what))
@@ -147,6 +157,10 @@ def _round(method: Method, number: int) -> list[Stage]:
         reads("train", "capture")
     else:
         del found["capture"]
+    if captures and assisted:
+        reads("capture", "assistant")
+    else:
+        del found["assistant"]
     return list(found.values())
 
 
@@ -165,6 +179,8 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
     named: dict[str, str] = {name: getattr(config, name).model for name in ("teacher", "student") if name in sections}
     if "distil" in sections and config.distil.parent:
         named["parent"] = config.distil.parent
+    if "distil" in sections and config.distil.assistant:
+        named["assistant"] = config.distil.assistant
     if "pool" in sections:
         named |= {f"pool {member.model}": member.model for member in config.pool.teachers}
     files: dict[str, str] = {name: models.local_identity(model) for name, model in named.items()}

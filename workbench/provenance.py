@@ -43,9 +43,7 @@ class Bill(Frozen):
     rows: tuple[Material, ...]
     method: str = "sft"  # files of before tell none
     method_title: str = ""
-    readers: tuple[
-        tuple[str, str], ...
-    ] = ()  # teachers whose thoughts were learned beside `teacher`'s, and their licences
+    readers: tuple[tuple[str, str], ...] = ()  # other models whose thoughts were learned, and their licences
 
 
 def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_: int = 1) -> Bill:
@@ -58,16 +56,14 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
         title=task.title,
         task_version=task.version,
         student=_name(config.student.model),
-        student_licence=_licence(config.student.model),
+        student_licence=licence_of_model(config.student.model),
         teacher=_name(config.teacher.model),
         teacher_licence=licence_of(config.teacher),
         shard=shard,
         calls=len({row.call for row in held if row.call}),
         method=method.name,
         method_title=method.title,
-        readers=tuple(
-            (_name(each.model), licence_of(each)) for each in config.pool.teachers if each.reads and method.captures
-        ),
+        readers=tuple(_readers(config)) if method.captures else (),
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
             for (source, teacher, licence), count in sorted(counts.items())
@@ -75,9 +71,17 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
     )
 
 
+def _readers(config: Config) -> Iterator[tuple[str, str]]:
+    if assistant := config.distil.assistant:
+        yield _name(assistant), licence_of_model(assistant)
+    for each in config.pool.teachers:
+        if each.reads:
+            yield _name(each.model), licence_of(each)
+
+
 def licence_of(teacher: TeacherConfig) -> str:
     """As it was set; for a model that runs here, as the catalogue has it."""
-    return teacher.licence or (UNKNOWN if teacher.base_url else _licence(teacher.model))
+    return teacher.licence or (UNKNOWN if teacher.base_url else licence_of_model(teacher.model))
 
 
 def told(bill: Bill) -> Iterator[str]:
@@ -102,5 +106,6 @@ def _name(model: str) -> str:
     return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
-def _licence(model: str) -> str:
+def licence_of_model(model: str) -> str:
+    """As the catalogue has it."""
     return CATALOGUE[model].licence if model in CATALOGUE else UNKNOWN

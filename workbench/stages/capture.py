@@ -4,13 +4,16 @@ A teacher that runs here reads each row once, its few-shot block before it, as i
 once, the block read once (`students.generate`). A row that came several times into the shard is read once. Where the method
 says so, it reads what the student wrote instead.
 
-Where `teacher.top_logprobs` were asked for, it told them with its answers, and they are in the ledger: those of the rows that
-it wrote, letter by letter, are taken from there.
+Where an assistant was trained, it is the one that reads, prompted as it was trained. Where `teacher.top_logprobs` were asked
+for, the teacher told them with its answers, and they are in the ledger: those of the rows that it wrote, letter by letter, are
+taken from there.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from workbench import models
 from workbench.config import TeacherConfig
@@ -19,12 +22,18 @@ from workbench.errors import LogitError, StudentError
 from workbench.logits import LogitFile, LogitWriter
 from workbench.logits import Row as Coded
 from workbench.methods import Captured
+from workbench.provenance import licence_of_model
 from workbench.stages.attempt import own_rows
-from workbench.stages.context import Context, read_json, read_jsonl
+from workbench.stages.context import Context, read_json, read_jsonl, write_json
 from workbench.teachers.build import white_box
 from workbench.teachers.prompts import Labeler
-from workbench.types import Example, Frozen, Row
+from workbench.types import Example, Frozen, Message, Row
 
+if TYPE_CHECKING:
+    from workbench.teachers.whitebox import TransformersTeacher
+
+Asked = Sequence[tuple[str, tuple[Message, ...], str]]  # names, messages, answers
+Asks = Callable[[dict[str, Row]], Asked]
 ABOUT = "capture.json"
 TOLD_S = 30.0
 
@@ -51,10 +60,16 @@ def run(context: Context) -> None:
     """Writes a file a teacher that reads, and capture.json (`Captures`). Raises StudentError where the student is the larger
     one, LogitError where nothing was told."""
     config = context.config
-    one = _told if config.teacher.top_logprobs and "attempt" not in context.inputs else _read
-    found = [one(context, config.teacher, 1.0)]
-    found += [_read(context, member, member.reads) for member in config.pool.teachers if member.reads]
-    (context.out / ABOUT).write_text(Captures(by=tuple(found)).model_dump_json(indent=2), encoding="utf-8")
+    if config.distil.assistant:
+        found = [_read(context, _assistant(context), 1.0, _as_student)]
+    elif config.teacher.top_logprobs and "attempt" not in context.inputs:
+        found = [_told(context)]
+    else:
+        found = [_read(context, _white(config.teacher), 1.0, partial(_as_teacher, context))]
+    for member in config.pool.teachers:
+        if member.reads:
+            found.append(_read(context, _white(member), member.reads, partial(_as_teacher, context)))
+    write_json(context.out / ABOUT, Captures(by=tuple(found)).model_dump(mode="json"))
 
 
 def captured(folder: Path) -> list[Captured]:
@@ -63,12 +78,13 @@ def captured(folder: Path) -> list[Captured]:
     return [Captured(folder / each.file, Path(each.tokenizer or folder), each.weight) for each in made.by]
 
 
-def _told(context: Context, config: TeacherConfig, weight: float) -> Capture:
+def _told(context: Context) -> Capture:
     """From the ledger, twice: for the pieces, then for what was said of them."""
     from workbench.students.pieces import FILE as PIECES
     from workbench.students.pieces import Pieces
     from workbench.students.taught import name_of
 
+    config = context.config.teacher
     teacher, most = config.model, config.top_logprobs + 1  # and the one written
     rows = {name_of(row.prompt, row.completion): row for row in _rows(context) if row.call}
     pieces = Pieces(most)
@@ -100,29 +116,37 @@ def _told(context: Context, config: TeacherConfig, weight: float) -> Capture:
         for name, coded in found():
             writer.add(name, coded)
     context.say(f"capture: with {told} of the {len(rows)} rows of teachers the likeliest tokens were told")
-    return _made(context, file, teacher, "", weight)
+    return _made(context, file, teacher, "", 1.0)
 
 
-def _read(context: Context, config: TeacherConfig, weight: float) -> Capture:
+def _white(config: TeacherConfig) -> "TransformersTeacher":
+    teacher = white_box(config)
+    assert teacher is not None, "the config refuses one behind an API"
+    return teacher
+
+
+def _assistant(context: Context) -> "TransformersTeacher":
+    from workbench.teachers.whitebox import TransformersTeacher
+
+    name = context.config.distil.assistant
+    weights = context.inputs["assistant"] / "merge" / "weights"
+    return TransformersTeacher(weights, model=f"the assistant {name}", licence=licence_of_model(name), narrow=True)
+
+
+def _read(context: Context, teacher: "TransformersTeacher", weight: float, asks: Asks) -> Capture:
     """By a teacher that runs here."""
     from workbench.students.load import prepare_base, weights_bytes
     from workbench.students.taught import name_of, tokenizer_digest
 
-    teacher = white_box(config)
-    assert teacher is not None, "the config refuses one behind an API"
-    folder, student = (
-        teacher.folder(),
-        prepare_base(models.path_or_name(context.config.student.model), context.cache / "students"),
-    )
+    model = context.config.student.model
+    folder, student = teacher.folder(), prepare_base(models.path_or_name(model), context.cache / "students")
     if weights_bytes(student) > weights_bytes(folder):
         raise StudentError(
-            f"the student {context.config.student.model} is larger than its teacher {config.model}",
+            f"the student {model} is larger than its teacher {teacher.model}",
             "exchange the two, or learn from its text (--method sft)",
         )
-    mode = str(read_json(context.inputs["shots"] / "shots.json")["mode"])
-    labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
     rows = {name_of(row.prompt, row.completion): row for row in _rows(context)}
-    asked = [(name, labeler.messages(_example(row)), row.completion) for name, row in rows.items()]
+    asked = asks(rows)
     began = told = monotonic()
     file = context.out / f"logits-{digest(teacher.model)[:8]}.bin"
     with LogitWriter(
@@ -166,5 +190,20 @@ def _rows(context: Context) -> Iterable[Row]:
     return read_jsonl(context.inputs["select"] / "rows.jsonl", Row)
 
 
-def _example(row: Row) -> Example:
-    return Example(id=row.id, input=row.input, split="new", source=row.source)
+def _as_student(rows: dict[str, Row]) -> Asked:
+    """As the assistant was trained."""
+    return [(name, (Message(role="user", content=row.prompt),), row.completion) for name, row in rows.items()]
+
+
+def _as_teacher(context: Context, rows: dict[str, Row]) -> Asked:
+    """With the few-shot block before each that the teacher's answers were asked for with."""
+    mode = str(read_json(context.inputs["shots"] / "shots.json")["mode"])
+    labeler = Labeler(context.task, context.examples("seed"), mode, context.config.shots)
+    return [
+        (
+            name,
+            labeler.messages(Example(id=row.id, input=row.input, split="new", source=row.source)),
+            row.completion,
+        )
+        for name, row in rows.items()
+    ]

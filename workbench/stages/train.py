@@ -7,7 +7,7 @@ from time import monotonic
 from workbench import methods, models
 from workbench.config import Config
 from workbench.declaration import Task
-from workbench.errors import EdgeError
+from workbench.errors import EdgeError, StudentError
 from workbench.stages.attempt import own_rows
 from workbench.stages.capture import captured
 from workbench.stages.context import Context, read_jsonl
@@ -24,13 +24,18 @@ def try_student(config: Config, cache: Path, *, ships: bool) -> None:
     """Raises StudentError or EdgeError where it could not be trained by its method or, if it `ships`, not be exported: told
     before a teacher is paid. A GGUF is unpacked for this."""
     from workbench.edge.template import end_of_turn, go_template
-    from workbench.students.load import load_tokenizer, prepare_base
+    from workbench.students.load import load_tokenizer, prepare_base, weights_bytes
     from workbench.students.rendering import rendering_for
 
     model = config.student.model
     base = prepare_base(models.path_or_name(model), cache / "students")
     load_tokenizer(base)
     methods.named(config.distil.method).tried(config.distil, base)
+    if config.distil.assistant:
+        between = prepare_base(models.path_or_name(config.distil.assistant), cache / "students")
+        load_tokenizer(between)
+        if weights_bytes(base) > weights_bytes(between):
+            raise StudentError(f"the student {model} is larger than its assistant", "exchange the two")
     rendering = rendering_for(base)
     if not ships:
         return

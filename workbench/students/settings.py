@@ -52,7 +52,8 @@ class DistilConfig(Frozen):
     """What a student learns from: the `method` (methods/).
 
     Where a teacher's distributions are learned from, these are its `k` likeliest tokens, and a divergence takes `weight` of the
-    loss at `temperature`; None: the method's own. `grid`: what `qat` rounds to. `parent`: a model with the student's tokens
+    loss at `temperature`; None: the method's own. `assistant`: a model that learns the rows first, and reads them in the
+    teacher's place. `grid`: what `qat` rounds to. `parent`: a model with the student's tokens
     that reads along; its `hidden` states can be matched, block by block of the pairs `layers` (student's, parent's). Where the
     student answers before a later round, `attempts` inputs at `warmth`, and of that round's rows at least the share `fresh` is
     new or its own."""
@@ -64,6 +65,7 @@ class DistilConfig(Frozen):
     temperature: float = Field(default=1.0, gt=0)
     divergence: Divergence | None = None
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
+    assistant: str = ""
     parent: str = ""
     hidden: Match | None = None
     hidden_weight: float = Field(default=1.0, gt=0)

@@ -55,13 +55,15 @@ class Waiting:
 
 
 class TransformersTeacher:
-    """`at_once` requests under way keep its batches full: all lines of the largest, and the prompts that are read next."""
+    """`at_once` requests under way keep its batches full: all lines of the largest, and the prompts that are read next.
+    `narrow`: it was trained as a student is, and `score` renders messages so."""
 
     keeper = None
     at_once = 192
 
-    def __init__(self, source: str | Path, *, model: str, licence: str) -> None:
+    def __init__(self, source: str | Path, *, model: str, licence: str, narrow: bool = False) -> None:
         self.model = model
+        self._narrow = narrow
         self.licence = licence
         self._source = source
         self._loaded: tuple[PreTrainedTokenizerBase, Generator] | None = None
@@ -172,9 +174,13 @@ class TransformersTeacher:
         rendering = rendering_for(self.folder())
         texts = []
         for place, (_, messages, answer) in enumerate(asked):
-            prompt = _tokens(tokenizer, messages, prompt=True)
+            if self._narrow:
+                head = rendering.prompt(messages[-1].content)
+                prompt, alike = tuple(tokenizer(head, add_special_tokens=False)["input_ids"]), 0
+            else:
+                prompt = _tokens(tokenizer, messages, prompt=True)
+                alike = min(common(self._block(tokenizer, messages[:-1]), prompt), len(prompt) - 1)
             written = tuple(tokenizer(rendering.completion(answer), add_special_tokens=False)["input_ids"])
-            alike = min(common(self._block(tokenizer, messages[:-1]), prompt), len(prompt) - 1)
             texts.append(Text((*prompt, *written), len(written), place, alike))
         for text, top in generator.score(texts, k):
             tokens_T = np.array(text.ids[-text.written :], dtype=np.int32)
