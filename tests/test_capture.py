@@ -163,10 +163,11 @@ def test_an_assistant_learns_the_rows_and_reads_them_in_the_teachers_place(
     smollm2_hf: Path, tiny: Path, project: Path
 ) -> None:
     """Trained as a student is, it reads as one: its own tokens, behind the prompt that the student will see."""
-    said = kd(project, smollm2_hf, tiny, f"distil.assistant={tiny}")
+    said = kd(project, smollm2_hf, tiny, f"distil.assistant={tiny}", "distil.rows=3")
     assert "stopped after train, as asked" in said, said
     (found,) = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
     assert found["teacher"] == f"the assistant {tiny}" and found["tokenizer"].endswith("merge/weights")
+    assert found["rows"] == 3, "the first of those that were not recombined"
     pair = next(read_jsonl(made(project, "select") / "rows.jsonl", Row))
     weights, name = Path(found["tokenizer"]), name_of(pair.prompt, pair.completion)
     tokenizer, rendering = load_tokenizer(weights), rendering_for(weights)

@@ -1,5 +1,6 @@
 """The grids are llama.cpp's own, and a student that is trained on one is what its file will be."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from gguf import GGMLQuantizationType, quants
 from torch.nn import functional
 
 from workbench.errors import StudentError
+from workbench.students import qlora
 from workbench.students.grid import GRIDS
+from workbench.students.lesson import Lesson
 from workbench.students.load import load_model
-from workbench.students.lora import _GridProduct, with_lora
-from workbench.students.settings import Grid
+from workbench.students.lora import _GridProduct, onto_grid, with_lora
+from workbench.students.settings import Grid, Pair, Progress, TrainConfig
 
 
 @pytest.mark.parametrize("name", list(GRIDS))
@@ -66,6 +69,40 @@ def test_a_fresh_adapter_beside_a_grid_is_the_rounded_model(smollm2_hf: Path) ->
     )
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-4, atol=1e-3)
+        onto_grid(model, None)
+        assert (model(ids).logits - wanted).abs().max() > 0.1, "not rounded any more"
+        onto_grid(model, GRIDS["Q4_0"])
+        torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_in_the_last_mile_alone_weights_are_rounded_and_only_its_adapters_count(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind the switch, it goes on as it was."""
+    switched: list[object] = []
+    monkeypatch.setattr(qlora, "onto_grid", lambda model, grid: (switched.append(grid), onto_grid(model, grid)))
+    rows = [Pair(prompt=f"say {word}", completion=word) for word in ("one", "two", "three", "four")]
+    config = TrainConfig(
+        quantize_base="bf16", r=2, lr=0.02, epochs=20, max_steps=8, tokens_per_step=60, evals=8, checkpoint_seconds=0
+    )
+
+    def learned(work: Path, dies_at: int | None = None) -> list[dict[str, float]]:
+        def tell(progress: Progress) -> None:
+            if progress.step == dies_at:
+                raise KeyboardInterrupt
+
+        qlora.train(tiny, rows, rows, config, work, tell, lesson=Lesson(grid="Q4_0", last_mile=0.5))
+        return [json.loads(line) for line in (work / "history.jsonl").read_text().splitlines()]
+
+    whole = learned(tmp_path / "whole")
+    assert switched == [None, GRIDS["Q4_0"]]
+    assert json.loads((tmp_path / "whole" / "summary.json").read_text())["best_step"] > 4
+    with pytest.raises(KeyboardInterrupt):
+        learned(tmp_path / "killed", dies_at=6)
+    switched.clear()
+    again = learned(tmp_path / "killed")
+    assert switched == [], "it was made with the grid on"
+    assert [line["loss"] for line in again[1:]] == pytest.approx([line["loss"] for line in whole[1:]], rel=1e-3)
 
 
 def test_dropout_and_a_grid_do_not_go_together(tiny: Path) -> None:

@@ -15,4 +15,4 @@ class Qat(Method):
     on_grid = True
 
     def lesson(self, config: DistilConfig, captured: Sequence[Captured], base: Path) -> Lesson:
-        return Lesson(grid=config.grid)
+        return Lesson(grid=config.grid, last_mile=config.last_mile)

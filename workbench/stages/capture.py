@@ -11,6 +11,7 @@ taken from there.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -145,7 +146,9 @@ def _read(context: Context, teacher: "TransformersTeacher", weight: float, asks:
             f"the student {model} is larger than its teacher {teacher.model}",
             "exchange the two, or learn from its text (--method sft)",
         )
-    rows = {name_of(row.prompt, row.completion): row for row in _rows(context)}
+    found = sorted(_rows(context), key=lambda row: row.source == "recombine")
+    named = {name_of(row.prompt, row.completion): row for row in found}
+    rows = dict(islice(named.items(), context.config.distil.rows or None))
     asked = asks(rows)
     began = told = monotonic()
     file = context.out / f"logits-{digest(teacher.model)[:8]}.bin"

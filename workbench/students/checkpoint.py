@@ -19,7 +19,7 @@ from workbench.students.masters import MasterAdamW
 from workbench.students.schedule import Schedule
 from workbench.students.settings import Pair, TrainConfig
 
-FORMAT = 1
+FORMAT = 2
 FILE = "checkpoint.pt"
 
 
@@ -35,7 +35,8 @@ class Best:
 @dataclass
 class State:
     """`elapsed` is wall seconds over all lives of the run, `eval_seconds` those of the last look at dev; `fitted` is
-    whether `schedule` was already measured against the minutes."""
+    whether `schedule` was already measured against the minutes, `rounded` whether weights are rounded by now: `best` is then
+    the best of those."""
 
     schedule: Schedule
     step: int = 0
@@ -43,6 +44,7 @@ class State:
     elapsed: float = 0.0
     eval_seconds: float = 0.0
     fitted: bool = False
+    rounded: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
 

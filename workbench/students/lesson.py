@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 class Lesson(NamedTuple):
     """`taught`: what a teacher's distributions say of the rows, and how that goes into the loss. `parent`: who reads along.
-    `grid`: what the weights are rounded to meanwhile."""
+    `grid`: what the weights are rounded to in the last steps, the share `last_mile` of them."""
 
     taught: "Taught | None" = None
     parent: "Parent | None" = None
     grid: Grid | None = None
+    last_mile: float = 1.0
 
     @property
     def names(self) -> list[str]:
@@ -23,7 +24,7 @@ class Lesson(NamedTuple):
         return [
             *([self.taught.name] if self.taught is not None else []),
             *([self.parent.name] if self.parent is not None else []),
-            *([self.grid] if self.grid is not None else []),
+            *([f"{self.grid} {self.last_mile:g}"] if self.grid is not None else []),
         ]
 
 

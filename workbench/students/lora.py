@@ -45,6 +45,13 @@ def with_lora(
     return adapted
 
 
+def onto_grid(model: PeftModel, grid: Grid | None) -> None:
+    """Rounds from now on, or no more, in a model that was made with a grid."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and isinstance(forward := module.forward, partial):
+            module.forward = partial(_forward, *forward.args[:3], grid)
+
+
 def put_on(model: PeftModel, adapter: Path) -> None:
     """The matrices of a saved adapter, in the place of fresh ones. Raises StudentError where they are of another shape."""
     try:

@@ -35,7 +35,7 @@ from workbench.students.crew import ALONE, Crew
 from workbench.students.grid import GRIDS
 from workbench.students.lesson import TEXT, Lesson
 from workbench.students.load import compute_dtype, load_model, load_tokenizer
-from workbench.students.lora import put_on, with_lora
+from workbench.students.lora import onto_grid, put_on, with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
 from workbench.students.masters import MasterAdamW
 from workbench.students.norms import fuse_norms
@@ -163,6 +163,9 @@ class _Run:
         self.device = self.optimizer.params[0].device
         saved = checkpoint.load(work, fingerprint, self.optimizer)
         self.state = saved or State(Schedule(len(self.steps), config.warmup))
+        self.grid, self.last_mile = lesson.grid, lesson.last_mile
+        if self.grid is not None and not self.state.rounded:
+            onto_grid(self.model, None)
         crew.wait()  # until each has read what the first will write anew
         self.origin = began - self.state.elapsed
         self.saved_at = monotonic()
@@ -237,6 +240,9 @@ class _Run:
     def _step(self) -> dict[str, Any]:
         """One update; the history line of it."""
         began, state = monotonic(), self.state
+        if self.grid is not None and not state.rounded and state.step >= (1 - self.last_mile) * state.schedule.total:
+            onto_grid(self.model, GRIDS[self.grid])
+            state.rounded, state.best = True, None
         epoch, chosen = self.steps[state.step]
         rows, factor = [self.rows[row] for row in chosen], state.schedule.factor(state.step)
         self.model.train()

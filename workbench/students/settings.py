@@ -49,30 +49,32 @@ Match = Literal["cosine", "mse"]
 
 
 class DistilConfig(Frozen):
-    """What a student learns from: the `method` (methods/).
-
-    Where a teacher's distributions are learned from, these are its `k` likeliest tokens, and a divergence takes `weight` of the
-    loss at `temperature`; None: the method's own. `assistant`: a model that learns the rows first, and reads them in the
-    teacher's place. `grid`: what `qat` rounds to. `parent`: a model with the student's tokens
-    that reads along; its `hidden` states can be matched, block by block of the pairs `layers` (student's, parent's). Where the
-    student answers before a later round, `attempts` inputs at `warmth`, and of that round's rows at least the share `fresh` is
-    new or its own."""
+    """What a student learns from: the `method` (methods/). Where it learns a teacher's distributions, a divergence from those
+    takes `weight` of the loss."""
 
     method: str = "sft"
-    grid: Grid = "Q4_0"
-    k: int = Field(default=50, ge=1, le=1000)
+    # what a teacher thinks (kd, gkd, parent)
+    k: int = Field(default=50, ge=1, le=1000)  # its likeliest tokens at each place
+    rows: int = Field(default=0, ge=0)  # it reads at most so many, recombined ones last; 0: all
     weight: float = Field(default=0.5, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
-    divergence: Divergence | None = None
+    divergence: Divergence | None = None  # None: the method's own
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
-    assistant: str = ""
+    assistant: str = ""  # a model that learns the rows first, and then reads them in the teacher's place
+    # a model with the student's tokens that reads along (parent)
     parent: str = ""
-    hidden: Match | None = None
+    hidden: Match | None = None  # its hidden states are matched too, block by block of `layers`
     hidden_weight: float = Field(default=1.0, gt=0)
-    layers: tuple[tuple[int, int], ...] = Field(default=((-1, -1),), min_length=1)
-    attempts: int = Field(default=1000, ge=1)
+    layers: tuple[tuple[int, int], ...] = Field(default=((-1, -1),), min_length=1)  # pairs of the student's and its
+    # the file's rounding (qat)
+    grid: Grid = "Q4_0"
+    last_mile: float = Field(
+        default=1.0, gt=0, le=1
+    )  # the share of the steps, the last ones, in which weights are rounded
+    # the student's own answers before a later round (gkd, dagger)
+    attempts: int = Field(default=1000, ge=1)  # to so many inputs
     warmth: float = Field(default=0.7, ge=0, le=2)  # a temperature of sampling
-    fresh: float = Field(default=0.3, ge=0, lt=1)
+    fresh: float = Field(default=0.3, ge=0, lt=1)  # of that round's rows, at least this share is new or its own
 
 
 class Captured(NamedTuple):
