@@ -15,8 +15,9 @@ from workbench import registry
 from workbench.config import Config, load_config
 from workbench.errors import ConfigError
 from workbench.logits import LogitFile
-from workbench.plan import inputs_of, stages
+from workbench.plan import inputs_of, made_of, stages
 from workbench.provenance import bill_of, told
+from workbench.stages.attempt import try_method
 from workbench.stages.context import read_jsonl
 from workbench.students.divergence import Blend
 from workbench.students.generate import Generator, Text
@@ -179,20 +180,39 @@ def test_an_assistant_learns_the_rows_and_reads_them_in_the_teachers_place(
     torch.testing.assert_close(
         there, torch.from_numpy(row.logprobs_T_K), atol=0.2, rtol=0, msg="bf16, and stored in steps"
     )
-    with pytest.raises(ConfigError, match="with --method sft nothing is learned from what it thinks"):
-        load_config(sets=("distil.assistant=m",))
     api = ("teacher.base_url=https://api.example.com/v1", "teacher.model=big", "distil.method=kd")
     assert load_config(sets=(*api, "distil.assistant=m")).distil.assistant == "m", "the API need not tell anything"
 
 
-def test_who_cannot_read_is_told() -> None:
-    pool = 'pool.teachers=[{model="hf:m", reads=0.5}]'
-    for sets, said in (
-        (("distil.method=sft", pool), "nothing is learned"),
-        (('pool.teachers=[{model="m", base_url="http://a/v1", reads=1}]',), "runs here"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            load_config(sets=sets)
+def test_who_cannot_read_is_told_before_a_teacher_is_paid(project: Path) -> None:
+    task, reads = registry.load(str(project / "talk.py")), 'pool.teachers=[{model="hf:m", reads=0.5}]'
+    for sets in ((reads,), ("distil.assistant=hf:m",)):
+        with pytest.raises(ConfigError, match="of what hf:m think nothing is learned"):
+            try_method(task, load_config(sets=sets))
+    with pytest.raises(ConfigError, match="runs here"):
+        load_config(sets=('pool.teachers=[{model="m", base_url="http://a/v1", reads=1}]',))
+    api = ("teacher.base_url=https://api.example.com/v1", "teacher.model=big", "distil.method=kd")
+    with pytest.raises(ConfigError, match="big writes inputs alone"):
+        try_method(
+            task.model_copy(update={"sources": ("inverse",)}), load_config(sets=(*api, "teacher.top_logprobs=5"))
+        )
+    try_method(task, load_config(sets=(*api, reads)))  # another reads for it
+
+
+def test_how_much_one_counts_who_reads_asks_nobody_anew() -> None:
+    half, third = (
+        load_config(sets=("distil.method=kd", f'pool.teachers=[{{model="hf:m", reads={weight}}}]'))
+        for weight in (0.5, 0.3)
+    )
+    keys = [
+        {stage.label: made_of(stage, "", config, {})["config"] for stage in stages(config)} for config in (half, third)
+    ]
+    assert [label for label in keys[0] if keys[0][label] != keys[1][label]] == ["capture"]
+    one, other = (load_config(sets=("distil.method=kd", "distil.assistant=m", f"distil.k={k}")) for k in (5, 6))
+    keys = [
+        {stage.label: made_of(stage, "", config, {})["config"] for stage in stages(config)} for config in (one, other)
+    ]
+    assert keys[0]["assistant"] == keys[1]["assistant"] and keys[0]["capture"] != keys[1]["capture"]
 
 
 def test_who_read_is_in_the_bill_of_materials(project: Path) -> None:

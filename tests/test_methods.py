@@ -15,8 +15,7 @@ from workbench.errors import ConfigError
 from workbench.logits import LogitFile
 from workbench.plan import inputs_of, stages
 from workbench.runs import read_lock
-from workbench.stages import attempt
-from workbench.stages.attempt import try_method
+from workbench.stages import attempt, capture
 from workbench.stages.context import read_jsonl
 from workbench.stages.exam import Answer
 from workbench.stages.train import mixed, shared_out
@@ -173,8 +172,6 @@ def test_it_is_told_before_a_teacher_is_paid_that_there_is_no_corpus(
                 "--set", f"teacher.base_url={server.base_url}")  # fmt: skip
     assert done.returncode != 0 and "talk has none" in done.stderr
     assert server.count == 0
-    with pytest.raises(ConfigError, match="there is no method"):
-        try_method(None, "daggr")  # type: ignore[arg-type]
 
 
 SETS = ("shots.mode=fixed", "select.recombine=0", "train.max_steps=20", "train.epochs=30", "train.lr=0.02", "train.evals=1",
@@ -211,7 +208,8 @@ def test_a_teacher_reads_what_the_student_wrote(smollm2_hf: Path, tiny: Path, pr
     said = list(read_jsonl(stage(project, "attempt.2") / attempt.FILE, Judgement))
     own = [item for item in said if item.verdict != attempt.UNENDED]
     assert len(said) == 9 and own, told
-    with LogitFile(stage(project, "capture.2") / "logits.bin") as file:
+    (captured,) = capture.captured(stage(project, "capture.2"))
+    with LogitFile(captured.file) as file:
         assert len(file) == len({(item.candidate.example.id, item.candidate.text) for item in own})
     summary = json.loads((stage(project, "train.2") / "summary.json").read_text())
     assert summary["aligned"] == 1.0 and summary["steps"] == 10, "half of them each"

@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +25,8 @@ from workbench.students.pieces import END, Pieces
 from workbench.students.pieces import FILE as PIECES
 from workbench.students.settings import Captured, Pair
 from workbench.students.taught import Taught, end_of_turn, name_of
-from workbench.teachers.api import OpenAITeacher
+from workbench.teachers.api import OpenAITeacher, reply_of
+from workbench.teachers.asker import Asker
 from workbench.teachers.whitebox import TransformersTeacher
 from workbench.types import Message, Reply, Request, Row, TokenLogprobs
 
@@ -158,10 +161,71 @@ def test_a_ledger_of_the_first_format_goes_on(tmp_path: Path) -> None:
         assert ledger.put("l", "m", request, more) == more == ledger.get("l")
 
 
-def test_a_server_that_tells_none_is_given_up(server: TeacherServer) -> None:
-    with pytest.raises(TeacherError, match="asked for the 3 likeliest tokens, and tells none") as found:
-        ask(server.base_url, "fake", Request(messages=QUESTION, top_logprobs=3))
-    assert found.value.fatal and server.requests[0]["top_logprobs"] == 3 and server.requests[0]["logprobs"] is True
+def choice(*places: object) -> SimpleNamespace:
+    """A reply of the server's, each place a token, its log-probability and those of others there."""
+    content = [
+        SimpleNamespace(token=token, logprob=own, top_logprobs=[SimpleNamespace(token=t, logprob=p) for t, p in top])
+        for token, own, top in places  # type: ignore[misc]
+    ]
+    message = SimpleNamespace(content="".join(place.token for place in content))
+    logprobs = SimpleNamespace(content=content)
+    return SimpleNamespace(choices=[SimpleNamespace(message=message, finish_reason="stop", logprobs=logprobs)])
+
+
+def test_what_is_no_number_is_left_out_and_costs_no_reply() -> None:
+    odd = choice(("[", -0.1, [("[", -0.1), ("{", -math.inf), ("(", None)]), ("]", -0.2, [("]", -0.2), ("}", math.nan)]))
+    reply = reply_of(odd, 0.0, 3)
+    assert [each.top for each in reply.top_logprobs] == [(("[", -0.1),), (("]", -0.2),)]
+    assert Reply.model_validate_json(reply.model_dump_json()) == reply, "it comes through the post"
+    assert reply_of(odd, 0.0).top_logprobs == (), "nobody asked"
+    silent = reply_of(choice(("[", -0.1, [("[", -0.1)]), ("]", None, [])), 0.0, 3)
+    assert (silent.text, silent.top_logprobs) == ("[]", ())
+    many = reply_of(choice(("[", -9.0, [(f"t{place}", -place) for place in range(1, 9)])), 0.0, 3)
+    assert [token for token, _ in many.top_logprobs[0].top] == ["t1", "t2", "t3", "["]
+
+
+def test_what_is_no_distribution_keeps_one_row_out_and_not_the_run() -> None:
+    pieces, sure = Pieces(3), TokenLogprobs(token="[]", top=(("[]", -0.1), ("[", -0.1)))
+    assert pieces.row((sure,), "[]") is None, "1.8 in all"
+    wide = TokenLogprobs(token="[]", top=tuple((f"{place}", -2.0) for place in range(5)))
+    row = pieces.row((wide,), "[]")
+    assert row is not None and row.ids_T_K.shape == (1, 3)
+
+
+def asker(server: TeacherServer, ledger: Ledger) -> Asker:
+    teacher = OpenAITeacher("fake", base_url=server.base_url, key="local", licence="")
+    return Asker(teacher, ledger, top_logprobs=3)
+
+
+def test_a_server_that_tells_none_is_given_up_and_what_was_paid_is_kept(server: TeacherServer, ledger: Ledger) -> None:
+    async def all_asked(one: Asker) -> int:
+        answered = 0
+        try:
+            for number in range(9):
+                message = Message(role="user", content=f"say {number}")
+                await one.ask(Request(messages=(message,), purpose="label"))
+                answered += 1
+        except TeacherError as error:
+            assert error.fatal and "asked for the 3 likeliest tokens, and tells none" in str(error)
+        await one.teacher.aclose()
+        return answered
+
+    assert asyncio.run(all_asked(asker(server, ledger))) == 3
+    assert server.requests[0]["top_logprobs"] == 3 and server.requests[0]["logprobs"] is True
+    assert asyncio.run(all_asked(asker(server, ledger))) == 3 and server.count == 4, "it is not paid again to hear that"
+
+
+def test_inputs_are_written_without(server: TeacherServer, ledger: Ledger) -> None:
+    async def asked() -> None:
+        one = asker(server, ledger)
+        await one.ask(Request(messages=QUESTION, purpose="write"))
+        await one.teacher.aclose()
+
+    asyncio.run(asked())
+    assert "top_logprobs" not in server.requests[0]
+
+
+def test_a_server_that_refuses_is_told_of(server: TeacherServer) -> None:
     server.script = ["400"]
     with pytest.raises(TeacherError) as refused:
         ask(server.base_url, "fake", Request(messages=QUESTION, top_logprobs=3))

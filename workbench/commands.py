@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from workbench import checked, models, pipeline, plan, prices, provenance, registry, terms
-from workbench.config import Config, load_config
+from workbench.config import Config, TeacherConfig, load_config
 from workbench.declaration import Task
 from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError
@@ -56,7 +56,7 @@ def run(
     unknown = [quant for quant in config.export.quants if quant not in QUANTS]
     if unknown:
         raise ConfigError(f"export.quants: there is no {unknown[0]!r}", f"there are {', '.join(QUANTS)}")
-    try_method(task, config.distil.method)
+    try_method(task, config)
     if config.runtime.launch:
         config_of(config.runtime.launch)
     project = Path.cwd()
@@ -91,7 +91,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
         task, config, project / ".workbench", until=until, force=force, dry=True, say=say, done=_nothing
     )
     to_run = {item.stage.name for item in planned if item.ran}
-    if "train" in to_run:
+    if {"train", "capture", "assistant"} & to_run:
         from workbench.stages.train import try_student
 
         say(f"student {config.student.model}: tried")
@@ -138,7 +138,9 @@ def _terms(
     """What the table says of each teacher; nothing where no stage up to `until` has to do with them. Raises TermsError."""
     if "teacher" not in _sections(until) and not accept:
         return ()
-    return tuple(terms.settle(each, project, accept, _command(), dry=dry) for each in config.teachers)
+    learned = (TeacherConfig(model=name) for name in (config.distil.assistant, config.distil.parent) if name)
+    asked = (*config.teachers, *learned)
+    return tuple(terms.settle(each, project, accept, _command(), dry=dry) for each in asked)
 
 
 def _command() -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from workbench import commands
-from workbench.config import Config, checked
+from workbench import commands, methods
+from workbench.config import Config, PoolConfig, checked
 from workbench.declaration import Task
 from workbench.plan import label
 from workbench.runs import Lock, read_lock
@@ -71,9 +71,9 @@ def compare(task: Task, config: Config, names: Sequence[str], seeds: int, projec
     """Walks what is not there yet, and writes the table and the figure. Raises ConfigError for a method that there is not, or
     that does not go with the task."""
     names = list(dict.fromkeys(names))
-    for name in names:
-        try_method(task, name)
     configs = [_with(config, name, config.train.seed + seed) for seed in range(seeds) for name in names]
+    for one in configs:
+        try_method(task, one)
     found: list[Trained] = []
     for one in configs:  # of which each may be walked, as was looked at before
         found.append(_trained(task, _as_long(one, found[0].steps) if found else one))
@@ -88,15 +88,14 @@ def compare(task: Task, config: Config, names: Sequence[str], seeds: int, projec
 
 
 def _with(config: Config, method: str, seed: int) -> Config:
-    """Raises ConfigError where the teacher cannot serve the method."""
-    return checked(
-        config.model_copy(
-            update={
-                "distil": config.distil.model_copy(update={"method": method}),
-                "train": config.train.model_copy(update={"seed": seed}),
-            }
-        )
-    )
+    """Without those who read, where it has nobody read. Raises ConfigError where the teacher cannot serve the method."""
+    train, distil, pool = config.train.model_copy(update={"seed": seed}), {"method": method}, config.pool
+    if not methods.named(method).captures:
+        distil["assistant"] = ""
+        asked = (each.model_copy(update={"reads": 0.0}) for each in pool.teachers if each.asked)
+        pool = PoolConfig(teachers=tuple(asked))
+    changed = {"train": train, "distil": config.distil.model_copy(update=distil), "pool": pool}
+    return checked(config.model_copy(update=changed))
 
 
 def _as_long(config: Config, steps: int) -> Config:

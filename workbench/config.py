@@ -255,6 +255,12 @@ class Config(Frozen):
         """All that may be asked, `teacher` first."""
         return (self.teacher, *self.pool.teachers)
 
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Models beside `teacher` that read the rows, where the method has them read."""
+        assistant = (self.distil.assistant,) if self.distil.assistant else ()
+        return (*assistant, *(each.model for each in self.pool.teachers if each.reads))
+
 
 PROFILES: dict[str, dict[str, Any]] = {
     "quick": {
@@ -311,17 +317,8 @@ def checked(config: Config) -> Config:
         raise ConfigError("pool.teachers: the teacher itself is one of them", "name it once")
     method = methods.named(config.distil.method)
     method.check(config.distil)
-    tells = config.teacher.top_logprobs > 0 and method.captures == "rows"
-    if not method.captures and any(each.reads for each in config.pool.teachers):
-        raise ConfigError(
-            f"pool.teachers: one reads, and with --method {method.name} nothing is learned from that",
-            "take --method kd",
-        )
-    if config.distil.assistant and not method.captures:
-        raise ConfigError(
-            f"distil.assistant: with --method {method.name} nothing is learned from what it thinks", "take --method kd"
-        )
-    if method.captures and config.teacher.base_url and not tells and not config.distil.assistant:
+    tells = any(each.top_logprobs for each in config.teachers) and method.captures == "rows"
+    if method.captures and config.teacher.base_url and not (tells or config.readers):
         own = "; of its own answers it may: --set teacher.top_logprobs=20" if method.captures == "rows" else ""
         raise ConfigError(
             f"{config.teacher.model} is behind an API, which does not tell what it thinks of tokens that it did not write",

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from workbench import methods, models, registry
 from workbench.config import Config, PoolConfig, RoundsConfig
 from workbench.declaration import Task
@@ -111,7 +113,7 @@ ASSISTANT = Stage(  # before the capture, where another model reads the rows in 
     "assistant",
     1,
     ("examples", "select"),
-    ("student", "train", "rounds", "distil"),
+    ("train", "distil"),
     TRAINING,
     code=False,
     resumes=True,
@@ -175,7 +177,8 @@ def inputs_of(stage: Stage, kept: int) -> dict[str, str]:
 
 def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifact | None]) -> dict[str, Any]:
     """What the stage's key is made of; the digest of an input that is not there yet is empty."""
-    sections = [name for name in stage.sections if name not in WHERE_SET or getattr(config, name) != WHERE_SET[name]]
+    slices = {name: _slice(stage, config, name) for name in stage.sections}
+    sections = [name for name, value in slices.items() if name not in WHERE_SET or value != WHERE_SET[name]]
     named: dict[str, str] = {name: getattr(config, name).model for name in ("teacher", "student") if name in sections}
     if "distil" in sections and config.distil.parent:
         named["parent"] = config.distil.parent
@@ -190,11 +193,22 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
         files["method"] = f"{method.name} {method.version}"
     libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
     return {
-        "config": {name: getattr(config, name).model_dump(mode="json") for name in sections},
+        "config": {name: slices[name].model_dump(mode="json") for name in sections},
         "inputs": {name: artifact.digest if artifact else "" for name, artifact in inputs.items()},
         "code": code if stage.code else "",
         "environment": libraries | {name: identity for name, identity in files.items() if identity},
     }
+
+
+def _slice(stage: Stage, config: Config, section: str) -> BaseModel:
+    """What the stage looks at of a section: the whole, but for these."""
+    if section == "distil" and stage.name == "assistant":
+        return DistilConfig(assistant=config.distil.assistant)
+    if section == "pool" and stage.name != "capture":  # who asks nobody, and how much one counts who reads
+        asked = (each.model_copy(update={"reads": 0.0}) for each in config.pool.teachers if each.asked)
+        return PoolConfig(teachers=tuple(asked))
+    whole: BaseModel = getattr(config, section)
+    return whole
 
 
 def key_of(stage: Stage, parts: Mapping[str, Any]) -> str:

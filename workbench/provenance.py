@@ -63,7 +63,7 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
         calls=len({row.call for row in held if row.call}),
         method=method.name,
         method_title=method.title,
-        readers=tuple(_readers(config)) if method.captures else (),
+        readers=tuple(_readers(config, method)),
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
             for (source, teacher, licence), count in sorted(counts.items())
@@ -71,7 +71,11 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
     )
 
 
-def _readers(config: Config) -> Iterator[tuple[str, str]]:
+def _readers(config: Config, method: methods.Method) -> Iterator[tuple[str, str]]:
+    if method.name == "parent":
+        yield _name(config.distil.parent), licence_of_model(config.distil.parent)
+    if not method.captures:
+        return
     if assistant := config.distil.assistant:
         yield _name(assistant), licence_of_model(assistant)
     for each in config.pool.teachers:

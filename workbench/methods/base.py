@@ -19,7 +19,8 @@ class Method:
     """A way of learning, for `--method NAME` and `workbench compare`. A package brings its own through the entry-point group
     `workbench.methods`, which names an object like this.
 
-    `captures`: the teacher, which must run here, is asked what it thinks of the shard's rows, or of the student's attempts.
+    `captures`: a teacher is asked what it thinks of the shard's rows, or of the student's attempts; it runs here, or tells that
+    of rows with its answers.
     `attempts`: from the second round on, the student of the round before answers first: inputs of the corpus that nobody
     answered yet, or those of the shard. `rounds`: at least so many. Raise `version` when it comes to do something else.
     """

@@ -135,12 +135,15 @@ def _learned(config: Config, lock: Lock) -> str:
     method = methods.named(distil.method).of_round(lock.kept)
     if "capture" not in art:
         return method.title if not isinstance(method, methods.Sft) else ""
-    first, *others = Captures.model_validate_json((art["capture"] / ABOUT).read_text(encoding="utf-8")).by
+    by = Captures.model_validate_json((art["capture"] / ABOUT).read_text(encoding="utf-8")).by
+    read = ", ".join(
+        f"{each.teacher} (its {each.k} likeliest, {each.rows:,} rows{f', weight {each.weight:g}' if len(by) > 1 else ''})"
+        for each in by
+    )
     aligned = read_json(art["train"] / "summary.json")["aligned"]
-    mixed = "".join(f", mixed with what {each.teacher} thinks, weight {each.weight:g}" for each in others)
     return (
-        f"{method.title}: its {first.k} likeliest at {aligned:.0%} of the places{mixed}, by {method.kind(distil)} at "
-        f"temperature {distil.temperature:g} with weight {distil.weight:g}"
+        f"{method.title}: {read}, at {aligned:.0%} of their places, by {method.kind(distil)} at temperature "
+        f"{distil.temperature:g} with weight {distil.weight:g}"
     )
 
 

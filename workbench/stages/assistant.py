@@ -1,11 +1,12 @@
 """A model between teacher and student (Mirzadeh et al. 2020, teacher assistants, arXiv:1902.03393): it learns the shard's text
-as the student would, with as many steps and minutes. Then `capture` has it read the rows in the teacher's place.
+as the student would, in each round with as many steps and minutes as the student has in all. Then `capture` has it read the
+rows in the teacher's place.
 """
 
 import shutil
 from dataclasses import replace
 
-from workbench.config import Config
+from workbench.config import Config, RoundsConfig
 from workbench.stages import merge, train
 from workbench.stages.context import Context
 from workbench.students.settings import DistilConfig
@@ -26,4 +27,4 @@ def run(context: Context) -> None:
 def trained_as(config: Config) -> Config:
     """The config of a run in which the assistant is the student, and learns the text."""
     student = config.student.model_copy(update={"model": config.distil.assistant})
-    return config.model_copy(update={"student": student, "distil": DistilConfig()})
+    return config.model_copy(update={"student": student, "distil": DistilConfig(), "rounds": RoundsConfig()})

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from workbench import methods, models
+from workbench.config import Config
 from workbench.declaration import Task
 from workbench.errors import ConfigError
 from workbench.judge import judge_cheap
@@ -64,13 +65,25 @@ def run(context: Context) -> None:
     )
 
 
-def try_method(task: Task, method: str) -> None:
-    """Told before a teacher is paid. Raises ConfigError for a method that there is not, and where the student is to answer a
-    corpus, and the task has none."""
-    if methods.named(method).attempts == "corpus" and "corpus" not in task.sources:
+def try_method(task: Task, config: Config) -> None:
+    """Told before a teacher is paid. Raises ConfigError where the student is to answer a corpus, and the task has none, and
+    where nobody would be learned from."""
+    name = config.distil.method
+    method, inputs = methods.named(name), {"corpus", "forward"} & set(task.sources)
+    if method.attempts == "corpus" and "corpus" not in task.sources:
         raise ConfigError(
-            f"--method {method}: the student answers inputs of a corpus, and {task.name} has none",
+            f"--method {name}: the student answers inputs of a corpus, and {task.name} has none",
             "give the task a file of inputs that nobody labelled",
+        )
+    if config.readers and not method.captures:
+        raise ConfigError(
+            f"--method {name}: of what {', '.join(config.readers)} think nothing is learned",
+            "take --method kd, or leave distil.assistant and `reads` out",
+        )
+    if method.captures and config.teacher.base_url and not (config.readers or inputs):
+        raise ConfigError(
+            f"{task.name}: {config.teacher.model} writes inputs alone, and tells only what it thinks of its answers",
+            "learn from its text (--method sft), or give the task the source `corpus`",
         )
 
 

@@ -60,13 +60,13 @@ class Captures(Frozen):
 def run(context: Context) -> None:
     """Writes a file a teacher that reads, and capture.json (`Captures`). Raises StudentError where the student is the larger
     one, LogitError where nothing was told."""
-    config = context.config
+    config, found = context.config, list[Capture]()
     if config.distil.assistant:
-        found = [_read(context, _assistant(context), 1.0, _as_student)]
-    elif config.teacher.top_logprobs and "attempt" not in context.inputs:
-        found = [_told(context)]
-    else:
-        found = [_read(context, _white(config.teacher), 1.0, partial(_as_teacher, context))]
+        found.append(_read(context, _assistant(context), 1.0, _as_student))
+    elif any(each.top_logprobs for each in config.teachers) and "attempt" not in context.inputs:
+        found.append(_told(context))
+    elif not config.teacher.base_url:  # else others read for it
+        found.append(_read(context, _white(config.teacher), 1.0, partial(_as_teacher, context)))
     for member in config.pool.teachers:
         if member.reads:
             found.append(_read(context, _white(member), member.reads, partial(_as_teacher, context)))
@@ -85,15 +85,17 @@ def _told(context: Context) -> Capture:
     from workbench.students.pieces import Pieces
     from workbench.students.taught import name_of
 
-    config = context.config.teacher
-    teacher, most = config.model, config.top_logprobs + 1  # and the one written
+    teachers = [each for each in context.config.teachers if each.top_logprobs]
+    teacher, most = ", ".join(each.model for each in teachers), 1 + max(each.top_logprobs for each in teachers)
     rows = {name_of(row.prompt, row.completion): row for row in _rows(context) if row.call}
     pieces = Pieces(most)
 
     def found() -> Iterator[tuple[str, Coded]]:
         for name, row in rows.items():
             reply = context.ledger.get(row.call)
-            coded = pieces.row(reply.top_logprobs, row.completion) if reply is not None else None
+            if reply is None or reply.text.strip() != row.completion:
+                continue
+            coded = pieces.row(reply.top_logprobs, row.completion)
             if coded is not None:
                 yield name, coded
 
@@ -148,7 +150,10 @@ def _read(context: Context, teacher: "TransformersTeacher", weight: float, asks:
         )
     found = sorted(_rows(context), key=lambda row: row.source == "recombine")
     named = {name_of(row.prompt, row.completion): row for row in found}
-    rows = dict(islice(named.items(), context.config.distil.rows or None))
+    most = (
+        context.config.distil.rows if "attempt" not in context.inputs else 0
+    )  # of attempts all: their text is not learned
+    rows = dict(islice(named.items(), most or None))
     asked = asks(rows)
     began = told = monotonic()
     file = context.out / f"logits-{digest(teacher.model)[:8]}.bin"

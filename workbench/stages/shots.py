@@ -146,6 +146,7 @@ def asker_for(
         if not config.teacher.batch
         else Pace(concurrency),  # a minute's limits are for what is asked one by one
         constrained=config.teacher.asks_schema,
+        top_logprobs=config.teacher.top_logprobs,
         spent=spent,
     )
 
@@ -158,7 +159,6 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
         max_tokens=config.teacher.max_tokens,
         k=k,
         json_schema=labeler.schema,
-        top_logprobs=config.teacher.top_logprobs,
         purpose="label",
     )
 

@@ -31,11 +31,11 @@ def try_student(config: Config, cache: Path, *, ships: bool) -> None:
     base = prepare_base(models.path_or_name(model), cache / "students")
     load_tokenizer(base)
     methods.named(config.distil.method).tried(config.distil, base)
-    if config.distil.assistant:
-        between = prepare_base(models.path_or_name(config.distil.assistant), cache / "students")
-        load_tokenizer(between)
-        if weights_bytes(base) > weights_bytes(between):
-            raise StudentError(f"the student {model} is larger than its assistant", "exchange the two")
+    for reader in config.readers:
+        folder = prepare_base(models.path_or_name(reader.removeprefix("hf:")), cache / "students")
+        load_tokenizer(folder)
+        if weights_bytes(base) > weights_bytes(folder):
+            raise StudentError(f"the student {model} is larger than {reader}, which reads for it", "exchange the two")
     rendering = rendering_for(base)
     if not ships:
         return

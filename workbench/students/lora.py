@@ -49,7 +49,8 @@ def onto_grid(model: PeftModel, grid: Grid | None) -> None:
     """Rounds from now on, or no more, in a model that was made with a grid."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and isinstance(forward := module.forward, partial):
-            module.forward = partial(_forward, *forward.args[:3], grid)
+            layer, weight_O_I, bias_O, _ = forward.args
+            module.forward = partial(_forward, layer, weight_O_I, bias_O, grid)
 
 
 def put_on(model: PeftModel, adapter: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from workbench.errors import LogitError
+from workbench.logit_codec import flaw
 from workbench.logits import Row
 from workbench.types import TokenLogprobs
 
@@ -24,6 +25,7 @@ class Pieces:
     tokens were named than elsewhere, at no probability."""
 
     def __init__(self, spare: int) -> None:
+        self._spare = spare
         self._bytes = [b""] * (1 + spare)
         self._ids: dict[bytes, int] = {}
 
@@ -41,8 +43,8 @@ class Pieces:
 
     def row(self, told: Sequence[TokenLogprobs], text: str) -> Row | None:
         """What was told of the tokens that write `text` and maybe blanks around it, (T,) and (T, K) with K the most that were
-        named at one place and no more than the spare ids; None where they write something else, or nothing. Where the server
-        told of the end of the turn too (llama.cpp's does), that is the last token."""
+        named at one place and no more than the spare ids; None where they write something else, or nothing, or where that is
+        no distribution. Where the server told of the end of the turn too (llama.cpp's does), that is the last token."""
         rest, tokens, places = text.encode(), list[int](), list[dict[int, float]]()
         end = _end(told, rest)
         for each in told:
@@ -64,7 +66,8 @@ class Pieces:
         logprobs_T_K = np.full(ids_T_K.shape, -np.inf, dtype=np.float32)
         for place, known in enumerate(places):
             ids_T_K[place, : len(known)], logprobs_T_K[place, : len(known)] = [*known], [*known.values()]
-        return Row(np.array(tokens, dtype=np.int32), ids_T_K, logprobs_T_K)
+        row = Row(np.array(tokens, dtype=np.int32), ids_T_K, logprobs_T_K)
+        return None if flaw(row, self._spare, len(self)) else row
 
     def _place(self, each: TokenLogprobs, written: int, end: str | None) -> dict[int, float]:
         """The likeliest first. What is named by no text, and is not the end, is left to the tail."""
@@ -77,7 +80,7 @@ class Pieces:
             else:
                 continue
             known[token] = float(np.logaddexp(known.get(token, -np.inf), logprob))
-        return dict(sorted(known.items(), key=lambda item: -item[1]))
+        return dict(sorted(known.items(), key=lambda item: -item[1])[: self._spare])
 
     def write(self, folder: Path) -> None:
         text = json.dumps([piece.decode("latin-1") for piece in self._bytes], ensure_ascii=False)

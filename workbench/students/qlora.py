@@ -164,6 +164,7 @@ class _Run:
         saved = checkpoint.load(work, fingerprint, self.optimizer)
         self.state = saved or State(Schedule(len(self.steps), config.warmup))
         self.grid, self.last_mile = lesson.grid, lesson.last_mile
+        self.state.rounded |= self.grid is not None and not saved and self._rounded_from() == 0
         if self.grid is not None and not self.state.rounded:
             onto_grid(self.model, None)
         crew.wait()  # until each has read what the first will write anew
@@ -198,7 +199,9 @@ class _Run:
                 last = out_of_time or state.step == state.schedule.total
                 if self.dev and (last or state.step in eval_steps(state.schedule.total, self.config.evals)):
                     line |= self._look()
-                self._tell(line, "the minutes are up" if out_of_time else "")
+                plain = out_of_time and self.grid is not None and not state.rounded
+                early = ", before weights were rounded" if plain else ""
+                self._tell(line, f"the minutes are up{early}" if out_of_time else "")
                 if self.crew.leads and not last and monotonic() - self.saved_at >= self.config.checkpoint_seconds:
                     state.elapsed = monotonic() - self.origin
                     checkpoint.save(self.work, self.fingerprint, state, self.optimizer)
@@ -230,6 +233,7 @@ class _Run:
             "best_step": best.step,
             "dev_exact": best.score.exact if scored else None,
             "dev_loss": best.score.loss if scored else None,
+            **({"rounded": state.rounded} if self.grid is not None else {}),
             **({"aligned": round(self.taught.share, 4)} if self.taught is not None else {}),
         }
         temporary = self.work / ".summary.tmp"
@@ -240,7 +244,7 @@ class _Run:
     def _step(self) -> dict[str, Any]:
         """One update; the history line of it."""
         began, state = monotonic(), self.state
-        if self.grid is not None and not state.rounded and state.step >= (1 - self.last_mile) * state.schedule.total:
+        if self.grid is not None and not state.rounded and state.step >= self._rounded_from():
             onto_grid(self.model, GRIDS[self.grid])
             state.rounded, state.best = True, None
         epoch, chosen = self.steps[state.step]
@@ -266,6 +270,11 @@ class _Run:
             "lr": self.config.lr * factor,
             "tokens_per_s": round(self._speed(), 1),
         }
+
+    def _rounded_from(self) -> int:
+        """The step before which the last mile begins, as things stand: it is one step at least."""
+        total = self.state.schedule.total
+        return total - min(total, max(1, round(self.last_mile * total)))
 
     def _pull(self, rows: Sequence[Encoded], whole: float, all_tokens: int) -> float:
         """Gradients by these rows of a step, and their part of its loss. `whole` is what all of its rows weigh together, and

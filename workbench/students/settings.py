@@ -55,7 +55,7 @@ class DistilConfig(Frozen):
     method: str = "sft"
     # what a teacher thinks (kd, gkd, parent)
     k: int = Field(default=50, ge=1, le=1000)  # its likeliest tokens at each place
-    rows: int = Field(default=0, ge=0)  # it reads at most so many, recombined ones last; 0: all
+    rows: int = Field(default=0, ge=0)  # it reads at most so many of the shard, recombined ones last; 0: all
     weight: float = Field(default=0.5, gt=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
     divergence: Divergence | None = None  # None: the method's own

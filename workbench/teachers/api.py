@@ -73,15 +73,7 @@ class OpenAITeacher:
             raise self.told(error, request.top_logprobs) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
-        reply = reply_of(answer, time.monotonic() - start)
-        if request.top_logprobs and reply.finish == "stop" and not reply.top_logprobs:
-            raise TeacherError(
-                f"{self.model} was asked for the {request.top_logprobs} likeliest tokens, and tells none",
-                "learn from its text: --method sft, without teacher.top_logprobs",
-                kind="refused",
-                fatal=True,
-            )
-        return reply
+        return reply_of(answer, time.monotonic() - start, request.top_logprobs)
 
     def body(self, request: Request, *, schema: bool = True) -> dict[str, Any]:
         """What `chat.completions.create` posts, without its walks through the types of every message."""
@@ -169,15 +161,16 @@ def _format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": wanted}}
 
 
-def reply_of(answer: Any, seconds: float) -> Reply:
-    """A chat completion as a Reply. Raises TeacherError where it holds no text, or is none."""
+def reply_of(answer: Any, seconds: float, top_logprobs: int = 0) -> Reply:
+    """A chat completion as a Reply, with so many log-probabilities a place. Raises TeacherError where it holds no text, or is
+    none."""
     try:
-        return _read(answer, seconds)
+        return _read(answer, seconds, top_logprobs)
     except (AttributeError, TypeError, LookupError, ValueError) as error:
         raise TeacherError(f"the reply is no chat completion: {error!r}", kind="bad_reply") from None
 
 
-def _read(answer: Any, seconds: float) -> Reply:
+def _read(answer: Any, seconds: float, top_logprobs: int) -> Reply:
     choices: Any = getattr(answer, "choices", None)
     message = getattr(choices[0], "message", None) if choices else None
     if message is None:
@@ -203,7 +196,7 @@ def _read(answer: Any, seconds: float) -> Reply:
         ),
         seconds=seconds,
         logprob=_mean_logprob(choices[0]),
-        top_logprobs=_top_logprobs(choices[0]),
+        top_logprobs=_top_logprobs(choices[0], top_logprobs) if top_logprobs else (),
     )
 
 
@@ -214,25 +207,30 @@ def _mean_logprob(choice: Any) -> float | None:
     return fmean(told) if told else None
 
 
-def _top_logprobs(choice: Any) -> tuple[TokenLogprobs, ...]:
-    """Of each token written; none where the server does not tell. The written one is among them, however unlikely."""
+def _top_logprobs(choice: Any, most: int) -> tuple[TokenLogprobs, ...]:
+    """The `most` likeliest at each place, and the one written; none where the server does not tell, or tells of one place no
+    number. What it lacks, or gives an impossible token, is no reason to lose a reply that was paid for."""
     content = getattr(getattr(choice, "logprobs", None), "content", None) or []
-    if not any(getattr(place, "top_logprobs", None) for place in content):
-        return ()
     told = []
     for place in content:
         known: dict[str, float] = {}
-        for entry in (*(place.top_logprobs or []), place):
-            piece = _piece(entry)
-            known[piece] = max(known.get(piece, -math.inf), round(float(entry.logprob), 4))
+        for entry in (*(getattr(place, "top_logprobs", None) or [])[:most], place):
+            logprob = getattr(entry, "logprob", None)
+            if isinstance(logprob, int | float) and math.isfinite(logprob):
+                piece = _piece(entry)
+                known[piece] = max(known.get(piece, -math.inf), round(logprob, 4))
         told.append(TokenLogprobs(token=_piece(place), top=sorted(known.items(), key=lambda each: -each[1])))
-    return tuple(told)
+    return tuple(told) if told and all(len(each.top) > 0 for each in told) and any(_several(p) for p in content) else ()
+
+
+def _several(place: Any) -> bool:
+    return bool(getattr(place, "top_logprobs", None))
 
 
 def _piece(entry: Any) -> str:
     """Its bytes: a token may be a part of a character."""
     own = getattr(entry, "bytes", None)
-    return (bytes(own) if own is not None else writable(entry.token).encode()).decode("latin-1")
+    return (bytes(own) if own is not None else writable(str(entry.token)).encode()).decode("latin-1")
 
 
 def _seconds(header: str) -> float:

@@ -13,7 +13,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from workbench.errors import TeacherError
 from workbench.ledger import Found, Ledger, Paid
@@ -25,6 +25,7 @@ from workbench.types import Reply, Request
 RETRIED = ("rate", "timeout", "server", "network", "bad_reply")
 DEAD_AFTER = 8  # failures in a row, retries included, after which a teacher is taken for dead; and three a place, for
 # a hiccup of the server fails all that is under way at once
+SILENT = 4  # replies without the log-probabilities that were asked for, after which no more are paid for
 TURN_TOKENS = 16  # that a chat template writes around a message, at most
 
 
@@ -86,7 +87,8 @@ class Answer(NamedTuple):
 
 class Asker:
     """Asks one teacher; those of a pool share what is `spent`. `constrained`: it is handed the JSON schema of an answer, where
-    the request has one. Raises TeacherError: `kind="budget"` when a limit is reached, fatal ones as they come."""
+    the request has one. `top_logprobs`: so many are to be told with each label. Raises TeacherError: `kind="budget"` when a
+    limit is reached, fatal ones as they come."""
 
     def __init__(
         self,
@@ -99,6 +101,7 @@ class Asker:
         price: tuple[float, float] = (0.0, 0.0),
         pace: Pace | None = None,
         constrained: bool = True,
+        top_logprobs: int = 0,
         spent: Spent | None = None,
     ) -> None:
         self.teacher = teacher
@@ -106,6 +109,8 @@ class Asker:
         self.limits = limits or Limits()
         self.spent = spent or Spent()
         self.constrained = constrained
+        self.top_logprobs = top_logprobs
+        self._silent: int | None = 0  # replies that told none, until one told some
         self.ended = ""  # the budget that refused a request, in words; empty while none did
         self.attempts = attempts
         self.price = price  # per million tokens read and written
@@ -123,7 +128,10 @@ class Asker:
 
     def fitted(self, request: Request) -> Request:
         """As it is sent."""
-        return request if self.constrained else request.model_copy(update={"json_schema": None})
+        changes: dict[str, Any] = {} if self.constrained else {"json_schema": None}
+        if self.top_logprobs and request.purpose == "label":
+            changes["top_logprobs"] = self.top_logprobs
+        return request.model_copy(update=changes) if changes else request
 
     def key(self, request: Request) -> str:
         """The ledger's, of a request as it is sent."""
@@ -144,17 +152,27 @@ class Asker:
             if first:
                 self.check_budget(key, late=found is not None)
             if found is None:
-                return self._answered(key, await self._answer(key, request))
+                return self._answered(key, request, await self._answer(key, request))
             if first:
                 self._count_earlier(found)
-            return self._answered(key, found.reply)
+            return self._answered(key, request, found.reply)
         except BaseException:
             if first:
                 self._counted.discard(key)
                 self.spent.calls -= 1
             raise
 
-    def _answered(self, key: str, reply: Reply) -> Answer:
+    def _answered(self, key: str, request: Request, reply: Reply) -> Answer:
+        if request.top_logprobs and self._silent is not None and reply.finish == "stop":
+            self._silent = None if reply.top_logprobs else self._silent + 1
+            if self._silent == SILENT:
+                self._broken = TeacherError(
+                    f"{self.teacher.model} is asked for the {request.top_logprobs} likeliest tokens, and tells none",
+                    "learn from its text: --method sft, without teacher.top_logprobs",
+                    kind="refused",
+                    fatal=True,
+                )
+                raise self._broken
         return Answer(key, reply, self.teacher.model, self.teacher.licence)
 
     async def found(self, key: str) -> Found | None:

@@ -179,14 +179,14 @@ class BatchTeacher:
         found: dict[str, Reply | Exception] = {}
         for key in answers.keys() & asked.requests.keys():
             try:
-                found[key] = self._reply(answers[key], again)
+                found[key] = self._reply(answers[key], again, asked.requests[key].top_logprobs)
             except TeacherError as error:
                 found[key] = error
         paid = [Paid(k, self.model, asked.requests[k], r) for k, r in found.items() if isinstance(r, Reply)]
         stands = await asyncio.to_thread(self._ledger.put_all, paid)
         return found | {call.key: reply for call, reply in zip(paid, stands, strict=True)}
 
-    def _reply(self, answer: dict[str, Any], without_schema: bool) -> Reply:
+    def _reply(self, answer: dict[str, Any], without_schema: bool, top_logprobs: int) -> Reply:
         """Of one line. `without_schema`: what was refused is worth asking again."""
         code = answer.get("status_code", 500)
         body = json.dumps(answer.get("body"))
@@ -195,7 +195,7 @@ class BatchTeacher:
             kind = "bad_reply" if code == 400 and without_schema else kind
             told = self._api.without_key(body)[:300]
             raise TeacherError(f"in the batch: HTTP {code}: {told}", kind=kind, fatal=kind == "auth")
-        return reply_of(json.loads(body, object_hook=lambda fields: SimpleNamespace(**fields)), 0.0)
+        return reply_of(json.loads(body, object_hook=lambda fields: SimpleNamespace(**fields)), 0.0, top_logprobs)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Again until the server tells: what is paid for is not given up because of a poll that failed."""
