@@ -1,5 +1,5 @@
-"""Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877): the text, by weights that are rounded to the grid of the
-file that is to ship. The gradient passes straight through the rounding (students/grid.py)."""
+"""Quantization-aware training (Jacob et al. 2018, arXiv:1712.05877): the text, in the last steps by weights that are rounded to
+the grid of the file that is to ship. The gradient passes straight through the rounding (students/grid.py)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from workbench.students.settings import Captured, DistilConfig
 
 class Qat(Method):
     name = "qat"
-    title = "the rows' text, by weights rounded to the grid of the file"
+    title = "the rows' text, in the last steps by weights rounded to the grid of the file"
     on_grid = True
 
     def lesson(self, config: DistilConfig, captured: Sequence[Captured], base: Path) -> Lesson:

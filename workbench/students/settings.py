@@ -68,9 +68,7 @@ class DistilConfig(Frozen):
     layers: tuple[tuple[int, int], ...] = Field(default=((-1, -1),), min_length=1)  # pairs of the student's and its
     # the file's rounding (qat)
     grid: Grid = "Q4_0"
-    last_mile: float = Field(
-        default=1.0, gt=0, le=1
-    )  # the share of the steps, the last ones, in which weights are rounded
+    last_mile: float = Field(default=0.3, gt=0, le=1)  # the share of the steps, the last ones, with rounded weights
     # the student's own answers before a later round (gkd, dagger)
     attempts: int = Field(default=1000, ge=1)  # to so many inputs
     warmth: float = Field(default=0.7, ge=0, le=2)  # a temperature of sampling
