@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,14 @@ def test_an_assistant_learns_the_rows_and_reads_them_in_the_teachers_place(
     (found,) = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
     assert found["teacher"] == f"the assistant {tiny}" and found["tokenizer"].endswith("merge/weights")
     assert found["rows"] == 3, "the first of those that were not recombined"
-    pair = next(read_jsonl(made(project, "select") / "rows.jsonl", Row))
-    weights, name = Path(found["tokenizer"]), name_of(pair.prompt, pair.completion)
+    weights = Path(found["tokenizer"])
     tokenizer, rendering = load_tokenizer(weights), rendering_for(weights)
-    text = rendering.prompt(pair.prompt) + rendering.completion(pair.completion)
     with LogitFile(made(project, "capture") / found["file"]) as file:
+        rows = read_jsonl(made(project, "select") / "rows.jsonl", Row)
+        pair, name = next((r, n) for r in rows if (n := name_of(r.prompt, r.completion)) in file)
+        assert pair.source != "recombine"
         row = file[name]
+    text = rendering.prompt(pair.prompt) + rendering.completion(pair.completion)
     wanted = plainly(load_model(weights, dtype=torch.float32), tokenizer(text)["input_ids"], len(row.tokens_T))
     there = wanted.gather(1, torch.from_numpy(row.ids_T_K).long())
     torch.testing.assert_close(
@@ -193,9 +196,7 @@ def test_who_cannot_read_is_told_before_a_teacher_is_paid(project: Path) -> None
         load_config(sets=('pool.teachers=[{model="m", base_url="http://a/v1", reads=1}]',))
     api = ("teacher.base_url=https://api.example.com/v1", "teacher.model=big", "distil.method=kd")
     with pytest.raises(ConfigError, match="big writes inputs alone"):
-        try_method(
-            task.model_copy(update={"sources": ("inverse",)}), load_config(sets=(*api, "teacher.top_logprobs=5"))
-        )
+        try_method(replace(task, sources=("inverse",)), load_config(sets=(*api, "teacher.top_logprobs=5")))
     try_method(task, load_config(sets=(*api, reads)))  # another reads for it
 
 
