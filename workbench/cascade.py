@@ -185,6 +185,7 @@ def _picture(path: Path, family: Sequence[Member]) -> None:
         axes.annotate(
             f"{one.seconds:.2f} s", (size, one.exact.value), textcoords="offset points", xytext=(6, -12), fontsize=9
         )
+    axes.margins(x=0.12)  # room for the last one's label
     axes.set_xlabel("size of the file, MB")
     axes.set_ylabel("exact match on test, %")
     axes.grid(color="#e3e7ee")
