@@ -61,12 +61,15 @@ def run(context: Context) -> None:
     """Writes a file a teacher that reads, and capture.json (`Captures`). Raises StudentError where the student is the larger
     one, LogitError where nothing was told."""
     config, found = context.config, list[Capture]()
+    teacher = config.teacher
+    told = "attempt" not in context.inputs and any(each.top_logprobs for each in config.teachers)
     if config.distil.assistant:
         found.append(_read(context, _assistant(context), 1.0, _as_student))
-    elif any(each.top_logprobs for each in config.teachers) and "attempt" not in context.inputs:
-        found.append(_told(context))
-    elif not config.teacher.base_url:  # else others read for it
-        found.append(_read(context, _white(config.teacher), 1.0, partial(_as_teacher, context)))
+    else:
+        if told:
+            found.append(_told(context))
+        if not (teacher.base_url or (told and teacher.top_logprobs)):
+            found.append(_read(context, _white(teacher), 1.0, partial(_as_teacher, context)))
     for member in config.pool.teachers:
         if member.reads:
             found.append(_read(context, _white(member), member.reads, partial(_as_teacher, context)))
