@@ -90,7 +90,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def made(project: Path, stage: str) -> Path:
-    lock: dict[str, Any] = json.loads(max(project.glob("runs/talk/*Z-*/lock.json")).read_text())
+    lock: dict[str, Any] = json.loads(
+        max(project.glob("runs/talk/*Z-*/lock.json"), key=lambda path: path.stat().st_mtime_ns).read_text()
+    )
     return next(Path(entry["path"]) for entry in lock["stages"] if entry["stage"] == stage)
 
 

@@ -132,7 +132,7 @@ def test_what_cannot_be_read_is_told(asked: tuple[Path, Path]) -> None:
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    assert error(project) == (f"{path} has format 99, this workbench reads 2", "update the workbench")
+    assert error(project) == (f"{path} has format 99, this workbench reads 3", "update the workbench")
     path.write_bytes(b"nothing that SQLite knows" * 100)
     said, hint = error(project)
     assert said.startswith(f"{path} cannot be read: ")
