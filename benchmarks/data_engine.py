@@ -6,8 +6,8 @@
 TASK is a name or a file. Run in a folder of its own: its ledger is shared by all, so that what one has asked the others find,
 and count as theirs. `--only` names what is set beside the plain one: steering, rounds. `--program` is what `workbench
 tune-teacher TASK` wrote; without one that row is left out. Each is walked to its export, and so are those together that gain
-each for itself. Paired: dev rows that it alone gets right, and the plain one
-alone (McNemar). Where one is better than the plain one on dev, the best of them and the plain one answer the test rows.
+each for itself. Paired: dev rows that it alone gets right, and the plain one alone (McNemar). Where one is better than the
+plain one on dev, the best of them and the plain one answer the test rows.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from workbench import commands, methods
-from workbench.config import Config, PoolConfig, checked
+from workbench.config import Config, checked
 from workbench.declaration import Task
 from workbench.plan import label
 from workbench.runs import Lock, read_lock
@@ -92,8 +92,7 @@ def _with(config: Config, method: str, seed: int) -> Config:
     train, distil, pool = config.train.model_copy(update={"seed": seed}), {"method": method}, config.pool
     if not methods.named(method).captures:
         distil["assistant"] = ""
-        asked = (each.model_copy(update={"reads": 0.0}) for each in pool.teachers if each.asked)
-        pool = PoolConfig(teachers=tuple(asked))
+        pool = pool.asked
     changed = {"train": train, "distil": config.distil.model_copy(update=distil), "pool": pool}
     return checked(config.model_copy(update=changed))
 

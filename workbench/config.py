@@ -109,6 +109,13 @@ class PoolConfig(Frozen):
 
     teachers: tuple[Member, ...] = ()
 
+    @property
+    def asked(self) -> "PoolConfig":
+        """Those who answer anything, without what they read."""
+        return PoolConfig(
+            teachers=tuple(each.model_copy(update={"reads": 0.0}) for each in self.teachers if each.asked)
+        )
+
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         names = [(member.model, member.base_url) for member in self.teachers]

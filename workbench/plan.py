@@ -205,8 +205,7 @@ def _slice(stage: Stage, config: Config, section: str) -> BaseModel:
     if section == "distil" and stage.name == "assistant":
         return DistilConfig(assistant=config.distil.assistant)
     if section == "pool" and stage.name != "capture":  # who asks nobody, and how much one counts who reads
-        asked = (each.model_copy(update={"reads": 0.0}) for each in config.pool.teachers if each.asked)
-        return PoolConfig(teachers=tuple(asked))
+        return config.pool.asked
     whole: BaseModel = getattr(config, section)
     return whole
 

@@ -34,7 +34,7 @@ class Pool:
         make: Callable[..., Asker] = Asker,
         say: Say | None = None,
     ) -> None:
-        self.members = tuple(member for member in config.pool.teachers if member.asked)
+        self.members = config.pool.asked.teachers
         self.spent, self._say = Spent(), say
         self.askers = [
             asker_for(

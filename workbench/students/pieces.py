@@ -15,8 +15,6 @@ from workbench.logits import Row
 from workbench.types import TokenLogprobs
 
 FILE = "pieces.json"
-
-
 END = 0  # the id of a turn's end, whatever a server calls it
 
 

@@ -211,6 +211,8 @@ def _top_logprobs(choice: Any, most: int) -> tuple[TokenLogprobs, ...]:
     """The `most` likeliest at each place, and the one written; none where the server does not tell, or tells of one place no
     number. What it lacks, or gives an impossible token, is no reason to lose a reply that was paid for."""
     content = getattr(getattr(choice, "logprobs", None), "content", None) or []
+    if not any(getattr(place, "top_logprobs", None) for place in content):
+        return ()
     told = []
     for place in content:
         known: dict[str, float] = {}
@@ -220,11 +222,7 @@ def _top_logprobs(choice: Any, most: int) -> tuple[TokenLogprobs, ...]:
                 piece = _piece(entry)
                 known[piece] = max(known.get(piece, -math.inf), round(logprob, 4))
         told.append(TokenLogprobs(token=_piece(place), top=sorted(known.items(), key=lambda each: -each[1])))
-    return tuple(told) if told and all(len(each.top) > 0 for each in told) and any(_several(p) for p in content) else ()
-
-
-def _several(place: Any) -> bool:
-    return bool(getattr(place, "top_logprobs", None))
+    return tuple(told) if all(each.top for each in told) else ()
 
 
 def _piece(entry: Any) -> str:
