@@ -56,7 +56,7 @@ def test_the_walk(tiny: Path, smollm2: Path, smollm2_hf: Path, tmp_path: Path) -
     again = here(tmp_path, *arguments)
     assert again.stdout.count("train: skipped") == 2, again.stdout
 
-    for sizes in ("9x64", "1x64,1x128", "2x128"):
+    for sizes in ("9x64", "1x64,1x128", "2x128,2x128"):
         wrong = here(tmp_path, *(word if word != "1x64" else sizes for word in arguments))
         assert wrong.returncode == 1 and "name smaller ones, the largest first" in wrong.stderr
         assert "---" not in wrong.stdout, "nothing was walked"

@@ -18,12 +18,16 @@ from workbench.runs import read_lock
 from workbench.stages import attempt, capture
 from workbench.stages.context import read_jsonl
 from workbench.stages.exam import Answer
+from workbench.stages.job import Job, learn
 from workbench.stages.train import mixed, shared_out
+from workbench.students import qlora
 from workbench.students.batches import Encoded, collate
 from workbench.students.divergence import Blend, Soft
+from workbench.students.grid import GRIDS
 from workbench.students.load import load_model
+from workbench.students.lora import onto_grid
 from workbench.students.losses import completion_loss
-from workbench.students.settings import Pair, TrainConfig
+from workbench.students.settings import DistilConfig, Pair, TrainConfig
 from workbench.types import Judgement, Row
 
 PACKAGE = """\
@@ -127,6 +131,25 @@ def test_the_student_answers_the_corpus_and_the_rest_is_asked() -> None:
 def test_the_first_round_is_the_text_alone() -> None:
     for name, first in {"gkd": "sft", "dagger": "sft", "kd": "kd", "qat": "qat"}.items():
         assert methods.named(name).of_round(1).name == first and methods.named(name).of_round(2).name == name
+
+
+def test_weights_are_rounded_in_the_last_steps_of_qat_and_where_that_is_asked_for(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, half = DistilConfig(), DistilConfig(last_mile=0.5, grid="Q8_0")
+    assert [methods.named(name).rounded(plain) for name in ("sft", "parent", "qat")] == [0, 0, 0.3]
+    assert [methods.named(name).rounded(half) for name in ("sft", "qat")] == [0.5, 0.5]
+    assert methods.named("qat").rounded(DistilConfig(last_mile=0)) == 0
+    grid = "the rows' text, in the last 50% of the steps by weights rounded to the Q8_0 grid of the file"
+    assert methods.named("sft").told(half) == grid and methods.named("sft").told(plain) == "the rows' text"
+    switched: list[object] = []
+    monkeypatch.setattr(qlora, "onto_grid", lambda model, grid: (switched.append(grid), onto_grid(model, grid)))
+    rows = tuple(Pair(prompt=f"say {word}", completion=word) for word in ("one", "two"))
+    config = TrainConfig(r=2, max_steps=2, tokens_per_step=60, evals=1)
+    for distil, seen in ((plain, []), (half, [None, GRIDS["Q8_0"]])):
+        job = Job(base=tiny, rows=rows, dev=rows, config=config, distil=distil, work=tmp_path / str(distil.last_mile))
+        learn(job, lambda progress: None)
+        assert switched == seen
 
 
 def test_rounds_share_steps_and_minutes() -> None:

@@ -2,7 +2,8 @@
 that one reading along.
 
 What a child loses is chosen by what the task's rows use least: whole blocks, feed-forward neurons, and once, from the first to
-the second, the tokens that neither rows nor corpus need. Each is exported, scored on dev and test, and timed as its file.
+the second, the tokens that neither rows nor corpus need. It starts near its parent, on weights that no rounding moved away from
+there, and ends on the grid of its file (`distil.last_mile`). Each is exported, scored on dev and test, and timed as its file.
 
     compare/TASK-cascade.md, compare/TASK-cascade.svg      in the project's folder
 """
@@ -19,12 +20,17 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.digest import digest
 from workbench.errors import ConfigError
+from workbench.methods.qat import Qat
 from workbench.scoring import Score, mcnemar, ratio
 from workbench.stages.context import read_jsonl
+from workbench.students.settings import DistilConfig
 from workbench.types import Frozen, Row
 
-LOOKED_AT = 200  # rows that say what is used least
+LOOKED_AT = 300  # rows that say what is used least
 COMMON = 4000  # of the parent's first merges, which stay for words that nobody saw
+HIDDEN_WEIGHT = 5.0
+TURNS = 3  # of timing
+GENTLE = 1 / 3  # of the learning rate of the first
 
 
 class Member(Frozen):
@@ -57,17 +63,20 @@ def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], projec
     """Walks what is not there yet, the full student first, and writes the table and the figure. Raises StudentError for sizes
     that make no smaller model."""
     _smaller_each(config, sizes)
-    rights: list[bool] = []
-    family: list[Member] = []
-    parent, shipped = config, None
-    for place, size in enumerate([None, *sizes]):
-        if size is not None and shipped is not None:
-            parent = _child(task, parent, shipped, size, project, trim=place == 1)
+    walks: list[tuple[Config, Shipped]] = []
+    gentle = config.train.model_copy(update={"lr": GENTLE * config.train.lr, "quantize_base": "bf16"})
+    for size in (None, *sizes):
+        if size is not None:
+            child = _child(task, *walks[-1], size, project, trim=len(walks) == 1)
+            config = child.model_copy(update={"train": gentle})
         print(f"--- {_name(size)}", flush=True)
-        shipped = walked(task, parent)
-        right = right_on_test(task, parent, shipped.file)
-        rights = rights or right
-        paired = mcnemar(right, rights)
+        walks.append((config, walked(task, config)))
+    files = [shipped.file for _, shipped in walks]
+    rights = [right_on_test(task, config, file) for file in files]
+    family: list[Member] = []
+    each = zip((None, *sizes), walks, rights, _seconds(task, config, files), strict=True)
+    for size, (_, shipped), right, seconds in each:
+        paired = mcnemar(right, rights[0])
         family.append(
             Member(
                 name=_name(size),
@@ -77,7 +86,7 @@ def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], projec
                 only_first=paired.only_b,
                 only_this=paired.only_a,
                 against=paired.p,
-                seconds=_seconds(task, parent, shipped.file),
+                seconds=seconds,
             )
         )
     folder = project / FOLDER
@@ -94,8 +103,9 @@ def _smaller_each(config: Config, sizes: Sequence[tuple[int, int]]) -> None:
 
     shape = read_config(prepare_base(models.path_or_name(config.student.model), models.cache_dir() / "students"))
     before = int(shape["num_hidden_layers"]), int(shape["intermediate_size"])
-    for size in sizes:
-        if not (0 < size[0] <= before[0] and 0 < size[1] <= before[1]) or size == before:
+    for place, size in enumerate(sizes):
+        same = size == before and place > 0  # the first loses tokens, and may lose nothing else
+        if not (0 < size[0] <= before[0] and 0 < size[1] <= before[1]) or same:
             raise ConfigError(
                 f"--sizes: {_name(size)} are no less than {_name(before)}", "name smaller ones, the largest first"
             )
@@ -117,7 +127,8 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
 
     weights, shard = (parent.lock.artifacts[name] for name in ("merge", "select"))
     blocks, neurons = size
-    made_of = digest([parent.lock.entry("merge").key, blocks, neurons, trim, COMMON])  # type: ignore[union-attr]
+    key = parent.lock.entry("merge").key  # type: ignore[union-attr]
+    made_of = digest([key, blocks, neurons, trim, COMMON, LOOKED_AT])
     folder = project / ".workbench" / "family" / f"{task.name}-{blocks}x{neurons}-{made_of[:8]}"
     if not folder.is_dir():
         source, rendering = weights / "weights", rendering_for(weights / "weights")
@@ -132,22 +143,35 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
         some = encode(load_tokenizer(source), rendering, rows[:LOOKED_AT])
         found = importance(source, some, tokens=config.train.tokens_per_step)
         pruned(source, folder, blocks=blocks, neurons=neurons, found=found)
-    taught = config.distil.model_copy(update={"method": "parent", "parent": str(weights / "weights")})
     return config.model_copy(
-        update={"student": config.student.model_copy(update={"model": str(folder)}), "distil": taught}
+        update={
+            "student": config.student.model_copy(update={"model": str(folder)}),
+            "distil": _taught(config.distil, weights / "weights"),
+        }
     )
 
 
-def _seconds(task: Task, config: Config, file: Path) -> float:
-    """Of one request alone, the median."""
+def _taught(config: DistilConfig, parent: Path) -> DistilConfig:
+    """By what the parent thinks of each token of the rows' answers and, where nothing else is asked for, by its last hidden
+    state at every token of theirs."""
+    hidden = {} if config.hidden else {"hidden": "cosine", "hidden_weight": HIDDEN_WEIGHT}
+    mile = Qat.last_mile if config.last_mile is None else config.last_mile
+    return config.model_copy(update={"method": "parent", "parent": str(parent), "last_mile": mile, **hidden})
+
+
+def _seconds(task: Task, config: Config, files: Sequence[Path]) -> list[float]:
+    """Of one request alone, the median; the files in turn, TURNS times, for a machine has faster and slower minutes."""
     from workbench.stages.exam import seconds_alone, user
     from workbench.stages.export import STUDENT_CONTEXT
 
     chats = [user(task.student_prompt(row.input)) for row in task.examples("dev")[: 2 * config.evaluate.timed]]
     warm = [user("hello") for _ in chats]
-    return median(
-        seconds_alone(file, chats, warm, config.runtime, max_tokens=config.student.max_tokens, context=STUDENT_CONTEXT)
-    )
+    most = config.student.max_tokens
+    taken: list[list[float]] = [[] for _ in files]
+    for _ in range(TURNS):
+        for file, mine in zip(files, taken, strict=True):
+            mine.extend(seconds_alone(file, chats, warm, config.runtime, max_tokens=most, context=STUDENT_CONTEXT))
+    return [median(mine) for mine in taken]
 
 
 def told(task: Task, family: Sequence[Member]) -> list[str]:

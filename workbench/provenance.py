@@ -62,7 +62,7 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
         shard=shard,
         calls=len({row.call for row in held if row.call}),
         method=method.name,
-        method_title=method.title,
+        method_title=method.told(config.distil),
         readers=tuple(_readers(config, method)),
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)

@@ -26,14 +26,12 @@ class Method:
     """
 
     name: ClassVar[str]
-    title: ClassVar[str]  # in a line: the report, the card and `workbench audit`
+    title: ClassVar[str]  # what is learned: the report, the card and `workbench audit` tell it
     version: ClassVar[int] = 1
     captures: ClassVar[Captures] = ""
     attempts: ClassVar[Attempts] = ""
     rounds: ClassVar[int] = 1
-    on_grid: ClassVar[bool] = (
-        False  # trained for llama.cpp's own rounding: no other way of merging or quantizing is tried
-    )
+    last_mile: ClassVar[float] = 0.0  # where the settings name none: the share of the steps with rounded weights
     divergence: ClassVar[Divergence] = "forward_kl"  # where the settings name none
 
     def of_round(self, number: int) -> "Method":
@@ -52,6 +50,17 @@ class Method:
     def lesson(self, config: DistilConfig, captured: Sequence[Captured], base: Path) -> Lesson:
         """`base` is the student's folder. Raises LogitError, StudentError."""
         return Lesson()
+
+    def rounded(self, config: DistilConfig) -> float:
+        """The share of the steps, the last ones, with weights rounded to the grid of the file. Where there are any, no other
+        way of merging or quantizing is tried than what was trained for."""
+        return self.last_mile if config.last_mile is None else config.last_mile
+
+    def told(self, config: DistilConfig) -> str:
+        """What is learned, in a line."""
+        share = self.rounded(config)
+        grid = f", in the last {share:.0%} of the steps by weights rounded to the {config.grid} grid of the file"
+        return self.title + (grid if share else "")
 
     def kind(self, config: DistilConfig) -> Divergence:
         return config.divergence or self.divergence

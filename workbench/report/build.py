@@ -134,7 +134,8 @@ def _learned(config: Config, lock: Lock) -> str:
     distil, art = config.distil, lock.artifacts
     method = methods.named(distil.method).of_round(lock.kept)
     if "capture" not in art:
-        return method.title if not isinstance(method, methods.Sft) else ""
+        plain = isinstance(method, methods.Sft) and not method.rounded(distil)
+        return "" if plain else method.told(distil)
     by = Captures.model_validate_json((art["capture"] / ABOUT).read_text(encoding="utf-8")).by
     read = ", ".join(
         f"{each.teacher} (its {each.k} likeliest, {each.rows:,} rows{f', weight {each.weight:g}' if len(by) > 1 else ''})"
@@ -142,7 +143,7 @@ def _learned(config: Config, lock: Lock) -> str:
     )
     aligned = read_json(art["train"] / "summary.json")["aligned"]
     return (
-        f"{method.title}: {read}, at {aligned:.0%} of their places, by {method.kind(distil)} at temperature "
+        f"{method.told(distil)}: {read}, at {aligned:.0%} of their places, by {method.kind(distil)} at temperature "
         f"{distil.temperature:g} with weight {distil.weight:g}"
     )
 

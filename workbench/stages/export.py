@@ -50,7 +50,7 @@ def run(context: Context) -> None:
         facts={provenance.KEY: _bill(context).model_dump_json()},
     )
     # with a matrix the quantizer takes other scales than those trained for
-    on_grid = methods.named(context.config.distil.method).on_grid
+    on_grid = methods.named(context.config.distil.method).rounded(context.config.distil)
     matrix = _importance(context, weights, full) if config.importance and not on_grid else None
     made = [_scored(context, UNQUANTIZED, full)]
     for name in config.quants:

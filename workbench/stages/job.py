@@ -33,7 +33,10 @@ def learn(job: Job, progress: Callable[[Progress], None], crew: "Crew | None" = 
     from workbench.students.crew import ALONE
     from workbench.students.qlora import train
 
-    lesson = methods.named(job.distil.method).lesson(job.distil, job.captured, job.base)
+    method = methods.named(job.distil.method)
+    lesson = method.lesson(job.distil, job.captured, job.base)
+    if mile := method.rounded(job.distil):
+        lesson = lesson._replace(grid=job.distil.grid, last_mile=mile)
     if lesson.taught is not None and lesson.parent is not None:
         raise StudentError(f"--method {job.distil.method}: two say what they think of a token", "give one of them")
     if lesson.taught is None and any(row.own for row in job.rows):

@@ -18,7 +18,7 @@ def run(context: Context) -> None:
     base = prepare_base(models.path_or_name(context.config.student.model), context.cache / "students")
     dev = pairs(context.task, context.examples("dev"))
     ways = WAYS if context.config.train.quantize_base == "nf4" else WAYS[1:]
-    if methods.named(context.config.distil.method).on_grid:
+    if methods.named(context.config.distil.method).rounded(context.config.distil):
         ways = ways[:1]  # what was rounded in training is that sum and no other
     scores: dict[str, tuple[float, float]] = {}
     for way in ways:

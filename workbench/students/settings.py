@@ -66,9 +66,10 @@ class DistilConfig(Frozen):
     hidden: Match | None = None  # its hidden states are matched too, block by block of `layers`
     hidden_weight: float = Field(default=1.0, gt=0)
     layers: tuple[tuple[int, int], ...] = Field(default=((-1, -1),), min_length=1)  # pairs of the student's and its
-    # the file's rounding (qat)
+    # the file's rounding
     grid: Grid = "Q4_0"
-    last_mile: float = Field(default=0.3, gt=0, le=1)  # the share of the steps, the last ones, with rounded weights
+    last_mile: float | None = Field(default=None, ge=0, le=1)  # the share of the steps, the last ones, with rounded
+    # weights; None: the method's own
     # the student's own answers before a later round (gkd, dagger)
     attempts: int = Field(default=1000, ge=1)  # to so many inputs
     warmth: float = Field(default=0.7, ge=0, le=2)  # a temperature of sampling
