@@ -218,6 +218,29 @@ def test_how_much_one_counts_who_reads_asks_nobody_anew() -> None:
     assert keys[0]["assistant"] == keys[1]["assistant"] and keys[0]["capture"] != keys[1]["capture"]
 
 
+def test_for_a_last_mile_the_teacher_reads_nothing_anew_and_the_student_is_trained_anew() -> None:
+    plain, mile = (load_config(sets=("distil.method=kd", *sets)) for sets in ((), ("distil.last_mile=0.3",)))
+    plain_keys, mile_keys = (
+        {stage.label: made_of(stage, "", config, {}) for stage in stages(config)} for config in (plain, mile)
+    )
+    assert plain_keys["capture"] == mile_keys["capture"]
+    assert (
+        mile_keys["train"]["environment"]["rounded"] == "Q4_0 0.3"
+        and "rounded" not in plain_keys["train"]["environment"]
+    )
+    with pytest.raises(ConfigError, match="with rounded weights there is none"):
+        load_config(sets=("distil.last_mile=0.3", "train.dropout=0.1"))
+
+
+def test_a_last_mile_of_the_text_alone_is_in_the_bill_of_materials(project: Path) -> None:
+    task = registry.load(str(project / "talk.py"))
+    plain, mile = (bill_of(task, load_config(sets=sets), [], "0") for sets in ((), ("distil.last_mile=0.3",)))
+    assert not [line for line in told(plain) if line.startswith("method")]
+    assert "method   sft: the rows' text, in the last 30% of the steps by weights rounded to the Q4_0 grid" in told(
+        mile
+    )
+
+
 def test_who_read_is_in_the_bill_of_materials(project: Path) -> None:
     reader = 'pool.teachers=[{model="qwen2.5-coder-0.5b-instruct", reads=0.5}]'
     bill = bill_of(registry.load(str(project / "talk.py")), load_config(sets=("distil.method=kd", reader)), [], "0")

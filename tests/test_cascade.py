@@ -1,19 +1,23 @@
 """A family of experts, each pruned from the one before it, on real models as small as they come."""
 
 import json
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 from small import TASK, here, write_task
 
-from workbench import registry
+from workbench import models, registry
 from workbench.cascade import Member, sizes_of, told
 from workbench.errors import ConfigError
+from workbench.runs import read_lock
 from workbench.scoring import Score
+from workbench.students.settings import TrainConfig
 
 
 def test_sizes_are_read() -> None:
-    assert sizes_of("24x1280, 18x1024") == [(24, 1280), (18, 1024)]
+    assert sizes_of("30x1536, 30x1024") == [(30, 1536), (30, 1024)]
     for wrong in ("24", "24x", "x", "24x1280,", ""):
         with pytest.raises(ConfigError, match="blocks and neurons are wanted"):
             sizes_of(wrong)
@@ -41,22 +45,37 @@ def test_the_walk(tiny: Path, smollm2: Path, smollm2_hf: Path, tmp_path: Path) -
     settings = ("shots.mode=fixed", "select.recombine=12", "train.max_steps=2", "train.evals=1", "train.r=4",
                 "export.quants=['Q8_0']", "export.importance=false", "export.max_ratio=1", "student.max_tokens=8",
                 "evaluate.timed=1")  # fmt: skip
+    student = tmp_path / "student"  # as if it were made of a model of the catalogue
+    shutil.copytree(tiny, student)
+    (student / models.ORIGIN).write_text("smollm2-135m-instruct\n")
     arguments = [
-        "cascade", "talk.py", "--sizes", "1x64", "--teacher", f"hf:{smollm2_hf}", "--student", str(tiny),
+        "cascade", "talk.py", "--sizes", "2x128,1x64", "--teacher", f"hf:{smollm2_hf}", "--student", str(student),
         *(w for s in settings for w in ("--set", s)),
     ]  # fmt: skip
     done = here(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    (child,) = (path for path in (tmp_path / ".workbench" / "family").iterdir() if not path.name.endswith("-trimmed"))
+    family = tmp_path / ".workbench" / "family"
+    child, between = (next(path for path in family.glob(f"talk-{size}-*[0-9a-f]")) for size in ("1x64", "2x128"))
+    few, whole = (json.loads((folder / "config.json").read_text()) for folder in (between, tiny))
+    assert few == whole | {"vocab_size": few["vocab_size"]}, "the first loses tokens alone"
     made, parent = (json.loads((folder / "config.json").read_text()) for folder in (child, tiny))
     assert (made["num_hidden_layers"], made["intermediate_size"]) == (1, 64)
     assert made["vocab_size"] < parent["vocab_size"]
     assert "| 1 blocks, 64 neurons |" in done.stdout
+    last = tomllib.loads((tmp_path / "runs" / "talk" / "latest" / "config.toml").read_text())
+    assert last["train"]["lr"] == pytest.approx(TrainConfig().lr / 3) and last["train"]["quantize_base"] == "bf16"
+    assert (last["distil"]["hidden"], last["distil"]["last_mile"]) == ("cosine", 0.3)
+    expert = here(
+        tmp_path, "audit", str(read_lock(tmp_path / "runs" / "talk" / "latest").artifacts["export"] / "expert")
+    )
+    assert f"student  {child.name}, of smollm2-135m-instruct, Apache-2.0" in expert.stdout
+    assert "read by  weights, of smollm2-135m-instruct, Apache-2.0" in expert.stdout
+    assert "in the last 30% of the steps by weights rounded to the Q4_0 grid" in expert.stdout
     assert (tmp_path / "compare" / "talk-cascade.svg").is_file()
     again = here(tmp_path, *arguments)
-    assert again.stdout.count("train: skipped") == 2, again.stdout
+    assert again.stdout.count("train: skipped") == 3, again.stdout
 
     for sizes in ("9x64", "1x64,1x128", "2x128,2x128"):
-        wrong = here(tmp_path, *(word if word != "1x64" else sizes for word in arguments))
+        wrong = here(tmp_path, *(word if word != "2x128,1x64" else sizes for word in arguments))
         assert wrong.returncode == 1 and "name smaller ones, the largest first" in wrong.stderr
         assert "---" not in wrong.stdout, "nothing was walked"

@@ -140,7 +140,7 @@ def test_weights_are_rounded_in_the_last_steps_of_qat_and_where_that_is_asked_fo
     assert [methods.named(name).rounded(plain) for name in ("sft", "parent", "qat")] == [0, 0, 0.3]
     assert [methods.named(name).rounded(half) for name in ("sft", "qat")] == [0.5, 0.5]
     assert methods.named("qat").rounded(DistilConfig(last_mile=0)) == 0
-    grid = "the rows' text, in the last 50% of the steps by weights rounded to the Q8_0 grid of the file"
+    grid = "the rows' text, in the last 50% of the steps by weights rounded to the Q8_0 grid"
     assert methods.named("sft").told(half) == grid and methods.named("sft").told(plain) == "the rows' text"
     switched: list[object] = []
     monkeypatch.setattr(qlora, "onto_grid", lambda model, grid: (switched.append(grid), onto_grid(model, grid)))

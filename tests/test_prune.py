@@ -13,7 +13,7 @@ from workbench.errors import StudentError
 from workbench.students.batches import Encoded, encode
 from workbench.students.folders import read_config, read_tensors
 from workbench.students.load import load_model, load_tokenizer
-from workbench.students.prune import Importance, importance, pruned
+from workbench.students.prune import Importance, _taken_over, importance, pruned
 from workbench.students.rendering import rendering_for
 from workbench.students.settings import Pair
 from workbench.students.vocabulary import trimmed
@@ -92,6 +92,24 @@ def test_neurons_without_an_outlet_go_first_and_are_not_missed(deep: Path, tmp_p
     assert torch.allclose(logits(made, ids), logits(deep, ids), atol=1e-4)
     model: Any = load_model(made)
     assert model.model.layers[3].mlp.down_proj.weight.shape == (64, 96)
+
+
+def test_the_outlets_that_stay_are_those_of_least_squares() -> None:
+    torch.manual_seed(0)
+    active_N_F, weight_H_F = torch.randn(500, 24, dtype=torch.double).relu(), torch.randn(8, 24, dtype=torch.double)
+    active_N_F[:, 20:] += active_N_F[:, :4]  # some go together
+    kept_K, down_H_F = _taken_over(weight_H_F, active_N_F.T @ active_N_F / 500, 23)
+    wanted_N_H = active_N_F @ weight_H_F.T
+    best = torch.linalg.lstsq(active_N_F[:, kept_K], wanted_N_H).solution
+    torch.testing.assert_close(down_H_F[:, kept_K], best.T, rtol=0.02, atol=0.02)
+
+    def error(gone: int) -> float:
+        rest = [neuron for neuron in range(24) if neuron != gone]
+        fitted = torch.linalg.lstsq(active_N_F[:, rest], wanted_N_H).solution
+        return float((active_N_F[:, rest] @ fitted - wanted_N_H).square().sum())
+
+    gone = (set(range(24)) - set(kept_K.tolist())).pop()
+    assert gone == min(range(24), key=error), "of all neurons, the one that is missed least"
 
 
 def test_what_a_neuron_did_that_goes_others_take_over(deep: Path, tmp_path: Path) -> None:

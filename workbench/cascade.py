@@ -47,24 +47,24 @@ class Member(Frozen):
 
 
 def sizes_of(text: str) -> list[tuple[int, int]]:
-    """`24x1280,18x1024`: blocks and neurons of each child. Raises ConfigError."""
+    """`30x1536,30x1024`: blocks and neurons of each child. Raises ConfigError."""
     found = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)x(\d+)\s*", part)
         if match is None:
             raise ConfigError(
-                f"--sizes {part.strip()!r}: blocks and neurons are wanted", "as in --sizes 24x1280,18x1024"
+                f"--sizes {part.strip()!r}: blocks and neurons are wanted", "as in --sizes 30x1536,30x1024"
             )
         found.append((int(match[1]), int(match[2])))
     return found
 
 
 def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], project: Path) -> list[Member]:
-    """Walks what is not there yet, the full student first, and writes the table and the figure. Raises StudentError for sizes
-    that make no smaller model."""
+    """Walks what is not there yet, the full student first, and writes the table and the figure. Children learn at a third of
+    the learning rate, without dropout, on a base in bf16. Raises ConfigError for sizes that make no smaller model."""
     _smaller_each(config, sizes)
     walks: list[tuple[Config, Shipped]] = []
-    gentle = config.train.model_copy(update={"lr": GENTLE * config.train.lr, "quantize_base": "bf16"})
+    gentle = config.train.model_copy(update={"lr": GENTLE * config.train.lr, "quantize_base": "bf16", "dropout": 0.0})
     for size in (None, *sizes):
         if size is not None:
             child = _child(task, *walks[-1], size, project, trim=len(walks) == 1)
@@ -120,7 +120,7 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
     """The config with a pruned student, made of the parent's merged weights, once, and taught by them."""
     from workbench.students.batches import encode
     from workbench.students.load import load_tokenizer
-    from workbench.students.prune import importance, pruned
+    from workbench.students.prune import VERSION, importance, pruned
     from workbench.students.rendering import rendering_for
     from workbench.students.settings import Pair
     from workbench.students.vocabulary import trimmed
@@ -128,7 +128,7 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
     weights, shard = (parent.lock.artifacts[name] for name in ("merge", "select"))
     blocks, neurons = size
     key = parent.lock.entry("merge").key  # type: ignore[union-attr]
-    made_of = digest([key, blocks, neurons, trim, COMMON, LOOKED_AT])
+    made_of = digest([key, blocks, neurons, trim, COMMON, LOOKED_AT, VERSION])
     folder = project / ".workbench" / "family" / f"{task.name}-{blocks}x{neurons}-{made_of[:8]}"
     if not folder.is_dir():
         source, rendering = weights / "weights", rendering_for(weights / "weights")
@@ -153,10 +153,17 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
 
 def _taught(config: DistilConfig, parent: Path) -> DistilConfig:
     """By what the parent thinks of each token of the rows' answers and, where nothing else is asked for, by its last hidden
-    state at every token of theirs."""
-    hidden = {} if config.hidden else {"hidden": "cosine", "hidden_weight": HIDDEN_WEIGHT}
-    mile = Qat.last_mile if config.last_mile is None else config.last_mile
-    return config.model_copy(update={"method": "parent", "parent": str(parent), "last_mile": mile, **hidden})
+    state at every token of theirs, the last steps on the grid of the file."""
+    asked = config.model_fields_set
+    return config.model_copy(
+        update={
+            "method": "parent",
+            "parent": str(parent),
+            "last_mile": Qat.last_mile if config.last_mile is None else config.last_mile,
+            **({} if "hidden" in asked else {"hidden": "cosine"}),
+            **({} if "hidden_weight" in asked else {"hidden_weight": HIDDEN_WEIGHT}),
+        }
+    )
 
 
 def _seconds(task: Task, config: Config, files: Sequence[Path]) -> list[float]:

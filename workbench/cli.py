@@ -202,7 +202,7 @@ def compare(
 @app.command()
 def cascade(
     task: TaskArg,
-    sizes: Annotated[str, typer.Option(help="Blocks x feed-forward neurons of each child, as in 24x1280,18x1024.")],
+    sizes: Annotated[str, typer.Option(help="Blocks x feed-forward neurons of each child, as in 30x1536,30x1024.")],
     profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
     teacher: Annotated[str, typer.Option(help="As for run.")] = "",
     student: Annotated[str, typer.Option(help="As for run: the first of the family.")] = "",

@@ -138,7 +138,8 @@ def _terms(
     """What the table says of each teacher; nothing where no stage up to `until` has to do with them. Raises TermsError."""
     if "teacher" not in _sections(until) and not accept:
         return ()
-    learned = (TeacherConfig(model=name) for name in (config.distil.assistant, config.distil.parent) if name)
+    names = (config.distil.assistant, config.distil.parent)
+    learned = (TeacherConfig(model=models.origin(name)) for name in names if name)
     asked = (*config.teachers, *learned)
     return tuple(terms.settle(each, project, accept, _command(), dry=dry) for each in asked)
 

@@ -331,6 +331,8 @@ def checked(config: Config) -> Config:
             f"{config.teacher.model} is behind an API, which does not tell what it thinks of tokens that it did not write",
             f"learn from its text (--method sft), or take a teacher that runs here: a GGUF, or hf:NAME{own}",
         )
+    if config.train.dropout and method.rounded(config.distil):
+        raise ConfigError("train.dropout: with rounded weights there is none", "set distil.last_mile=0, or no dropout")
     if config.teacher.batch and config.sample.max_minutes < DAY:
         raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")
     count = max(config.rounds.count, method.rounds)

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 MARGIN_BYTES = 64 << 20  # left free for everybody else on the disk
 APACHE = "Apache-2.0"
+ORIGIN = "origin.txt"  # in a folder of weights: the model that they were made of
 
 
 class Model(Frozen):
@@ -191,6 +192,15 @@ def path_or_name(text: str, *, progress: Progress | None = None) -> Path:
     if "/" in text or text.endswith(".gguf"):
         raise ModelError(f"there is no file {path}", f"check the path, or use one of: {', '.join(sorted(CATALOGUE))}")
     raise _unknown(text)
+
+
+def origin(text: str) -> str:
+    """Of a folder that the workbench made of a model (`ORIGIN` stands in it), that model; of another its own name."""
+    if not text:
+        return text
+    with _told(Path(text)):
+        file = Path(text).expanduser() / ORIGIN
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else text
 
 
 def local_identity(text: str) -> str:

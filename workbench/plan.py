@@ -90,7 +90,7 @@ STAGES = (
         resumes=True,
         before=("train",),
     ),
-    Stage("merge", 2, ("examples", "train"), ("student", "train", "rounds", "distil"), TRAINING, code=False),
+    Stage("merge", 3, ("examples", "train"), ("student", "train", "rounds", "distil"), TRAINING, code=False),
     Stage(
         "export",
         4,
@@ -191,6 +191,8 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
         files["program"] = tree_digest([program])
     if "distil" in sections and (method := methods.named(config.distil.method)).version > 1:
         files["method"] = f"{method.name} {method.version}"
+    if stage.name == "train" and (share := methods.named(config.distil.method).rounded(config.distil)):
+        files["rounded"] = f"{config.distil.grid} {share:g}"
     libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
     return {
         "config": {name: slices[name].model_dump(mode="json") for name in sections},
@@ -204,6 +206,8 @@ def _slice(stage: Stage, config: Config, section: str) -> BaseModel:
     """What the stage looks at of a section: the whole, but for these."""
     if section == "distil" and stage.name == "assistant":
         return DistilConfig(assistant=config.distil.assistant)
+    if section == "distil" and stage.name in ("attempt", "capture"):  # who reads and answers knows of no grid
+        return config.distil.model_copy(update={"last_mile": None, "grid": DistilConfig().grid})
     if section == "pool" and stage.name != "capture":  # who asks nobody, and how much one counts who reads
         return config.pool.asked
     whole: BaseModel = getattr(config, section)

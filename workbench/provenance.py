@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from workbench import methods
+from workbench import methods, models
 from workbench.config import Config, TeacherConfig
 from workbench.declaration import Task
-from workbench.models import CATALOGUE
 from workbench.types import Frozen, Row
 
 KEY = "workbench.bill_of_materials"
@@ -97,7 +96,7 @@ def told(bill: Bill) -> Iterator[str]:
     for item in bill.rows:
         origin = f" by {item.teacher}, {item.licence or UNKNOWN}" if item.teacher else ""
         yield f"         {item.rows:,} {item.source}{origin}"
-    if bill.method != "sft":
+    if (bill.method, bill.method_title) not in (("sft", ""), ("sft", methods.Sft.title)):
         yield f"method   {bill.method}{f': {bill.method_title}' if bill.method_title else ''}"
     for name, licence in bill.readers:
         yield f"read by  {name}, {licence}"
@@ -107,9 +106,12 @@ def told(bill: Bill) -> Iterator[str]:
 def _name(model: str) -> str:
     """Without what is this machine's own: a server's address, a file's folder, size and time."""
     name = model.partition("@")[0].partition(" ")[0]
+    if (made_of := models.origin(name)) != name:
+        return f"{Path(name).name}, of {_name(made_of)}"
     return Path(name).name if name.startswith(("/", ".", "~")) else name
 
 
 def licence_of_model(model: str) -> str:
-    """As the catalogue has it."""
-    return CATALOGUE[model].licence if model in CATALOGUE else UNKNOWN
+    """As the catalogue has it, of a folder of the workbench's own that of the model it was made of."""
+    found = models.CATALOGUE.get(models.origin(model))
+    return found.licence if found else UNKNOWN

@@ -59,7 +59,7 @@ class Method:
     def told(self, config: DistilConfig) -> str:
         """What is learned, in a line."""
         share = self.rounded(config)
-        grid = f", in the last {share:.0%} of the steps by weights rounded to the {config.grid} grid of the file"
+        grid = f", in the last {share:.0%} of the steps by weights rounded to the {config.grid} grid"
         return self.title + (grid if share else "")
 
     def kind(self, config: DistilConfig) -> Divergence:

@@ -25,7 +25,9 @@ def run(context: Context) -> None:
         folder = merge(base, context.inputs["train"] / "adapter", context.out / way, onto=way)
         scores[way] = dev_exact(folder, dev)
     best = max(scores, key=lambda way: (scores[way][0], -scores[way][1]))
-    (context.out / best).rename(context.out / "weights")
+    weights = (context.out / best).rename(context.out / "weights")
+    if (made_of := models.origin(context.config.student.model)) in models.CATALOGUE:
+        (weights / models.ORIGIN).write_text(made_of + "\n", encoding="utf-8")
     for way in ways:
         if way != best:
             shutil.rmtree(context.out / way)

@@ -14,6 +14,7 @@ Shapes: V tokens, H hidden size.
 """
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 from tokenizers import pre_tokenizers
 
 from workbench.errors import StudentError
+from workbench.models import ORIGIN
 from workbench.students.folders import new_folder, read_config, read_tensors, write_json, write_model
 from workbench.students.load import load_tokenizer
 from workbench.students.rendering import UNTRIMMED
@@ -60,6 +62,8 @@ def trimmed(base: Path, out: Path, texts: Iterable[str], *, common: int = 0) -> 
     new = {old: place for place, old in enumerate(old_V)}
     tensors = _cut(base, read_tensors(base), old_V)
     with new_folder(out) as folder:
+        if (base / ORIGIN).is_file():
+            shutil.copyfile(base / ORIGIN, folder / ORIGIN)
         tokenizer.save_pretrained(folder)
         write_json(folder / "tokenizer.json", _renumbered(spec, new))
         said = _settings(folder / "tokenizer_config.json")
