@@ -102,8 +102,8 @@ def _taken_over(down_H_F: torch.Tensor, gram_F_F: torch.Tensor, neurons: int) ->
     least squares over the rows can have it (Hassibi and Stork 1993, Optimal Brain Surgeon). Those go whose going alone would
     leave the least error, made up for so: |w_f|^2 / (G^-1)_ff. Each is judged alone: two that say the same both look as if they
     could go."""
-    weight_H_F, gram = down_H_F.to(torch.double, copy=True), gram_F_F.double()
-    gram = gram + (RIDGE * gram.diagonal().mean() + TINY) * torch.eye(len(gram), dtype=torch.double)
+    weight_H_F, gram = (each.to(torch.double, copy=True) for each in (down_H_F, gram_F_F))
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean() + TINY)
     missed_F = weight_H_F.square().sum(0) / torch.linalg.inv(gram).diagonal()
     order_F = missed_F.argsort(descending=True, stable=True)
     kept_K, gone = order_F[:neurons].sort().values, order_F[neurons:]
