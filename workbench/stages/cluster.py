@@ -159,6 +159,9 @@ class Cluster:
         self._cores = float(self._ray.cluster_resources().get("CPU", 1))
         self._count = context.config.runtime.workers or max(1, int(self._cores))
         self._starting: asyncio.Future[list[Any]] | None = None
+        self._held: list[
+            Any
+        ] = []  # what workers are made with, for those that are started anew: Ray drops what nobody holds
         self._sound = True  # nobody was interrupted
         self.ahead = 2 * max(pool.concurrency, self._count)
 
@@ -197,10 +200,12 @@ class Cluster:
             )
             looks = ray.remote(Librarian).options(num_cpus=0, scheduling_strategy=here)
             librarian = looks.remote(context.ledger.path.resolve())
+        given = ray.put(order)
+        self._held = [given, librarian]
         share = min(1.0, self._cores / self._count)
         grants = ray.remote(num_cpus=share, max_restarts=-1, max_task_retries=-1)(Worker)
         return [
-            grants.options(name=name(order.crew, number)).remote(number, order, librarian)
+            grants.options(name=name(order.crew, number)).remote(number, given, librarian)
             for number in range(self._count)
         ]
 
