@@ -64,8 +64,9 @@ def test_the_walk(tiny: Path, smollm2: Path, smollm2_hf: Path, tmp_path: Path) -
     assert "| 1 blocks, 64 neurons |" in done.stdout
     newest = max((tmp_path / "runs" / "talk").iterdir(), key=lambda folder: folder.stat().st_mtime_ns)
     last = tomllib.loads((newest / "config.toml").read_text())
-    assert last["train"]["lr"] == pytest.approx(TrainConfig().lr / 3) and last["train"]["quantize_base"] == "bf16"
-    assert (last["distil"]["hidden"], last["distil"]["last_mile"]) == ("cosine", 0.3)
+    assert (last["train"]["resplit"], last["train"]["quantize_base"]) == (0.5, "bf16")
+    assert (last["distil"]["method"], last["distil"]["last_mile"]) == ("parent", 0.3)
+    assert last["train"]["lr"] == TrainConfig().lr and "hidden" not in last["distil"]
     expert = here(tmp_path, "audit", str(read_lock(newest).artifacts["export"] / "expert"))
     assert f"student  {child.name}, of smollm2-135m-instruct, Apache-2.0" in expert.stdout
     assert "read by  weights, of smollm2-135m-instruct, Apache-2.0" in expert.stdout

@@ -21,7 +21,7 @@ from workbench.errors import StudentError
 from workbench.students.folders import read_config, read_tensors
 from workbench.students.load import load_model, load_tokenizer
 from workbench.students.rendering import rendering_for
-from workbench.students.vocabulary import _kept, _renumbered, trimmed
+from workbench.students.vocabulary import _renumbered, kept, trimmed
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +102,8 @@ def test_merges_that_stay_work_as_before(drawn: tuple[Tokenizer, list[str]]) -> 
     parent, words = drawn
     spec = json.loads(parent.to_str())
     seen = {token for word in words for token in parent.encode(word).ids}
-    kept = _kept(spec, seen, 0, rows=1)
-    child = Tokenizer.from_str(json.dumps(_renumbered(spec, {old: new for new, old in enumerate(kept)})))
+    stay = kept(spec, seen, 0, rows=1)
+    child = Tokenizer.from_str(json.dumps(_renumbered(spec, {old: new for new, old in enumerate(stay)})))
     for word in words:
         assert child.encode(word).tokens == parent.encode(word).tokens
     ranks = [tuple(pair) for pair in spec["model"]["merges"]]

@@ -2,8 +2,9 @@
 that one reading along.
 
 What a child loses is chosen by what the task's rows use least: whole blocks, feed-forward neurons, and once, from the first to
-the second, the tokens that neither rows nor corpus need. It starts near its parent, on weights that no rounding moved away from
-there, and ends on the grid of its file (`distil.last_mile`). Each is exported, scored on dev and test, and timed as its file.
+the second, the tokens that neither rows nor corpus need. It starts on weights that no rounding moved, reads rare words in the
+pieces that unknown ones will come in, and ends on the grid of its file (`distil.last_mile`). Each is exported, scored on dev
+and test, and timed as its file.
 
     compare/TASK-cascade.md, compare/TASK-cascade.svg      in the project's folder
 """
@@ -27,10 +28,8 @@ from workbench.students.settings import DistilConfig
 from workbench.types import Frozen, Row
 
 LOOKED_AT = 300  # rows that say what is used least
-COMMON = 4000  # of the parent's first merges, which stay for words that nobody saw
-HIDDEN_WEIGHT = 5.0  # of 1 - cosine, in the loss
 TURNS = 3  # of timing
-GENTLE = 1 / 3  # of the learning rate of the first
+RESPLIT = 0.5  # of the rows, for students that lost tokens: rare words in the pieces that unknown ones come in
 
 
 class Member(Frozen):
@@ -60,15 +59,16 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
 
 
 def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], project: Path) -> list[Member]:
-    """Walks what is not there yet, the full student first, and writes the table and the figure. Children learn at a third of
-    the learning rate, without dropout, on a base in bf16. Raises ConfigError for sizes that make no smaller model."""
+    """Walks what is not there yet, the full student first, and writes the table and the figure. Children learn without dropout,
+    on a base in bf16, and with rare words in pieces. Raises ConfigError for sizes that make no smaller model."""
     _smaller_each(config, sizes)
     walks: list[tuple[Config, Shipped]] = []
-    gentle = config.train.model_copy(update={"lr": GENTLE * config.train.lr, "quantize_base": "bf16", "dropout": 0.0})
+    share = RESPLIT if config.train.resplit is None else config.train.resplit
+    for_children = {"quantize_base": "bf16", "dropout": 0.0, "resplit": share}
     for size in (None, *sizes):
         if size is not None:
             child = _child(task, *walks[-1], size, project, trim=len(walks) == 1)
-            config = child.model_copy(update={"train": gentle})
+            config = child.model_copy(update={"train": config.train.model_copy(update=for_children)})
         print(f"--- {_name(size)}", flush=True)
         walks.append((config, walked(task, config)))
     files = [shipped.file for _, shipped in walks]
@@ -123,7 +123,7 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
     from workbench.students.prune import VERSION, importance, pruned
     from workbench.students.rendering import rendering_for
     from workbench.students.settings import Pair
-    from workbench.students.vocabulary import trimmed
+    from workbench.students.vocabulary import COMMON, trimmed
 
     weights, shard = (parent.lock.artifacts[name] for name in ("merge", "select"))
     blocks, neurons = size
@@ -152,11 +152,9 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
 
 
 def _taught(config: DistilConfig, parent: Path) -> DistilConfig:
-    """By what the parent thinks of each token of the rows' answers and, where no hidden states are asked for, by its last one
-    at every token of theirs, the last steps on the grid of the file."""
-    hidden = {} if config.hidden else {"hidden": "cosine", "hidden_weight": HIDDEN_WEIGHT}
+    """By what the parent thinks of each token of the rows' answers, the last steps on the grid of the file."""
     mile = Qat.last_mile if config.last_mile is None else config.last_mile
-    return config.model_copy(update={"method": "parent", "parent": str(parent), "last_mile": mile, **hidden})
+    return config.model_copy(update={"method": "parent", "parent": str(parent), "last_mile": mile})
 
 
 def _seconds(task: Task, config: Config, files: Sequence[Path]) -> list[float]:

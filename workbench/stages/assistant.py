@@ -26,5 +26,10 @@ def run(context: Context) -> None:
 
 def trained_as(config: Config) -> Config:
     """The config of a run in which the assistant is the student, and learns the text."""
-    student = config.student.model_copy(update={"model": config.distil.assistant})
-    return config.model_copy(update={"student": student, "distil": DistilConfig(), "rounds": RoundsConfig()})
+    changed = {
+        "student": config.student.model_copy(update={"model": config.distil.assistant}),
+        "train": config.train.model_copy(update={"resplit": None}),
+        "distil": DistilConfig(),
+        "rounds": RoundsConfig(),
+    }
+    return config.model_copy(update=changed)

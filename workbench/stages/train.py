@@ -26,10 +26,13 @@ def try_student(config: Config, cache: Path, *, ships: bool) -> None:
     from workbench.edge.template import end_of_turn, go_template
     from workbench.students.load import load_tokenizer, prepare_base, weights_bytes
     from workbench.students.rendering import rendering_for
+    from workbench.students.subwords import spec_of
 
     model = config.student.model
     base = prepare_base(models.path_or_name(model), cache / "students")
-    load_tokenizer(base)
+    tokenizer = load_tokenizer(base)
+    if config.train.resplit:
+        spec_of(tokenizer)
     methods.named(config.distil.method).tried(config.distil, base)
     for reader in config.readers:
         folder = prepare_base(models.path_or_name(reader.removeprefix("hf:")), cache / "students")

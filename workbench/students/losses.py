@@ -129,7 +129,8 @@ def dev_score(model: torch.nn.Module, rows: Sequence[Encoded], *, pad: int, toke
 
     A row is exact if the argmax is the target at each scored position: as long as all tokens before were right, greedy
     decoding sees this very prefix, so this is greedy decoding's exact match. Two differences remain: the same text in
-    other tokens counts as wrong here, and a decoder bound to a grammar can only do better.
+    other tokens counts as wrong here (a student that learned words in pieces writes it now and then), and a decoder bound to a
+    grammar can only do better.
 
     Where text that is not scored comes first (a rationale), what follows is scored as if the student had written the dev
     row's own: that is not greedy decoding, and more than the student will reach. It serves to compare checkpoints; what ships

@@ -43,6 +43,7 @@ from workbench.students.packed import pack
 from workbench.students.rendering import rendering_for
 from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
 from workbench.students.settings import Pair, Progress, TrainConfig
+from workbench.students.subwords import encode_resplit
 
 FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
 FIT_SHARE = 0.1
@@ -121,7 +122,7 @@ class _Run:
         self.config, self.work, self.progress, self.fingerprint = config, work, progress, fingerprint
         tokenizer, rendering = load_tokenizer(base), rendering_for(base)
         self.pad = int(tokenizer.pad_token_id)
-        encoded = encode(tokenizer, rendering, rows)
+        encoded = encode_resplit(tokenizer, rendering, rows, config)
         self.taught, self.parent = lesson.taught, lesson.parent
         taught = self.taught
         self.blend = taught.blend if taught is not None else None

@@ -34,6 +34,8 @@ class TrainConfig(Frozen):
     max_steps: int | None = Field(default=None, ge=1)
     tokens_per_step: int = Field(default=1100, ge=1)  # without padding
     balance: float = Field(default=1.0, ge=0, le=1)  # 0: each token of an answer counts alike; 1: each row
+    resplit: float | None = Field(default=None, ge=0, le=1)  # the share of rows whose rare words are in pieces, as if
+    # never met; None: none, and half of them for a student whose vocabulary was trimmed (cascade)
     max_length: int = Field(default=1024, ge=8)  # tokens a row; longer rows are left out, counted and told
     warmup: float = Field(default=0.06, ge=0, lt=1)  # share of the steps
     weight_decay: float = Field(default=0.0, ge=0)

@@ -29,6 +29,7 @@ from workbench.students.folders import new_folder, read_config, read_tensors, wr
 from workbench.students.load import load_tokenizer
 from workbench.students.rendering import UNTRIMMED
 
+COMMON = 4000  # of a tokenizer's first merges, which stay for words that nobody saw
 ROWS = 32  # tokens are a multiple of it: matrix units, and llama.cpp's repacked formats, take rows in groups
 # By what a tokenizer makes of this text llama.cpp's converter knows its pre-tokenizer (convert_hf_to_gguf, get_vocab_base_pre).
 CHECK_TEXT = (
@@ -53,12 +54,16 @@ def trimmed(base: Path, out: Path, texts: Iterable[str], *, common: int = 0) -> 
     if not scope:
         raise StudentError("there are no texts to trim the vocabulary to", "give the task's prompts and answers")
     spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    _byte_level(base, spec)
+    if not is_byte_level(spec):
+        raise StudentError(
+            f"the vocabulary of {base.name} cannot be trimmed: its tokenizer is not a byte-level BPE with merges",
+            "leave its vocabulary as it is; those of Llama 3, Qwen and SmolLM can be trimmed",
+        )
     seen = {token for row in tokenizer(scope, add_special_tokens=False)["input_ids"] for token in row}
     told = {"text": CHECK_TEXT, "ids": tokenizer.encode(CHECK_TEXT)}
     settings = [config, _settings(base / "generation_config.json")]
     named = {int(token) for token in tokenizer.all_special_ids} | {i for said in settings for i in _ids(said)}
-    old_V = _kept(spec, seen | named, common)
+    old_V = kept(spec, seen | named, common)
     new = {old: place for place, old in enumerate(old_V)}
     tensors = _cut(base, read_tensors(base), old_V)
     with new_folder(out) as folder:
@@ -75,33 +80,31 @@ def trimmed(base: Path, out: Path, texts: Iterable[str], *, common: int = 0) -> 
     return out
 
 
-def _byte_level(base: Path, spec: Mapping[str, Any]) -> None:
+def is_byte_level(spec: Mapping[str, Any]) -> bool:
+    """Whether tokenizer.json is that of a byte-level BPE with merges."""
     model = spec["model"]
     pieces = [model.get(name) for name in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")]
-    if not model.get("merges") or any(pieces) or '"ByteLevel"' not in json.dumps(spec["pre_tokenizer"]):
-        raise StudentError(
-            f"the vocabulary of {base.name} cannot be trimmed: its tokenizer is not a byte-level BPE with merges",
-            "leave its vocabulary as it is; those of Llama 3, Qwen and SmolLM can be trimmed",
-        )
+    return bool(model.get("merges")) and not any(pieces) and '"ByteLevel"' in json.dumps(spec["pre_tokenizer"])
 
 
-def _kept(spec: Mapping[str, Any], wanted: set[int], common: int, rows: int = ROWS) -> list[int]:
-    """The ids that stay, in their order. `wanted`: those that occur or are named somewhere."""
+def kept(spec: Mapping[str, Any], wanted: set[int], common: int, rows: int = ROWS) -> list[int]:
+    """The ids that stay, in their order, their number a multiple of `rows`. `spec` is tokenizer.json, `wanted` are those that
+    occur or are named somewhere."""
     vocab: dict[str, int] = spec["model"]["vocab"]
     merges = [(left, right) for left, right in spec["model"]["merges"]]
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     added = {token["id"]: token["content"] for token in spec["added_tokens"]}
-    kept = {vocab[byte] for byte in pre_tokenizers.ByteLevel.alphabet() if byte in vocab} | set(added)
+    stay = {vocab[byte] for byte in pre_tokenizers.ByteLevel.alphabet() if byte in vocab} | set(added)
     text = {number: token for token, number in vocab.items()}
     for number in wanted & set(text):
-        kept.add(number)
+        stay.add(number)
         if number not in added:
-            kept |= {vocab[piece] for piece in _on_the_way(text[number], ranks)}
+            stay |= {vocab[piece] for piece in _on_the_way(text[number], ranks)}
     for rank, (left, right) in enumerate(merges):
-        if rank >= common and len(kept) % rows == 0:
+        if rank >= common and len(stay) % rows == 0:
             break
-        kept.add(vocab[left + right])
-    return sorted(kept)
+        stay.add(vocab[left + right])
+    return sorted(stay)
 
 
 def _on_the_way(token: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
@@ -118,17 +121,21 @@ def _on_the_way(token: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
 
 def _renumbered(spec: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
     """tokenizer.json with the kept tokens, and the merges of which all three are kept, in their order."""
-    model = spec["model"]
-    vocab = {token: new[old] for token, old in model["vocab"].items() if old in new}
-    merges = [[left, right] for left, right in model["merges"] if {left, right, left + right} <= vocab.keys()]
     added = [token | {"id": new[token["id"]]} for token in spec["added_tokens"]]
     padding = spec.get("padding")
     return spec | {
         "added_tokens": added,
         "padding": padding and padding | {"pad_id": new[padding["pad_id"]]},
         "post_processor": _processor(spec.get("post_processor"), new),
-        "model": model | {"vocab": dict(sorted(vocab.items(), key=lambda item: item[1])), "merges": merges},
+        "model": smaller(spec["model"], new),
     }
+
+
+def smaller(model: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    """The model of tokenizer.json with the tokens whose old ids `new` has, under their new ones."""
+    vocab = {token: new[old] for token, old in model["vocab"].items() if old in new}
+    merges = [[left, right] for left, right in model["merges"] if {left, right, left + right} <= vocab.keys()]
+    return {**model, "vocab": dict(sorted(vocab.items(), key=lambda item: item[1])), "merges": merges}
 
 
 def _processor(node: Any, new: Mapping[int, int]) -> Any:
