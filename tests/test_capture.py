@@ -211,7 +211,10 @@ def test_how_much_one_counts_who_reads_asks_nobody_anew() -> None:
         {stage.label: made_of(stage, "", config, {})["config"] for stage in stages(config)} for config in (half, third)
     ]
     assert [label for label in keys[0] if keys[0][label] != keys[1][label]] == ["capture"]
-    one, other = (load_config(sets=("distil.method=kd", "distil.assistant=m", f"distil.k={k}")) for k in (5, 6))
+    one, other = (
+        load_config(sets=("distil.method=kd", "distil.assistant=m", f"distil.k={k}", f"train.resplit={share}"))
+        for k, share in ((5, 0.0), (6, 0.5))
+    )
     keys = [
         {stage.label: made_of(stage, "", config, {})["config"] for stage in stages(config)} for config in (one, other)
     ]

@@ -8,7 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from workbench.config import load_config
 from workbench.errors import StudentError
+from workbench.stages.train import try_student
 from workbench.students.batches import encode
 from workbench.students.load import load_tokenizer
 from workbench.students.qlora import train
@@ -115,3 +117,16 @@ def test_a_tokenizer_of_another_kind_is_told(tiny: Path) -> None:
     with pytest.raises(StudentError, match="not a byte-level BPE, so its words are not split") as told:
         scarce(PreTrainedTokenizerFast(tokenizer_object=words), rows)
     assert told.value.hint == "leave train.resplit out"
+
+
+def test_it_is_told_before_a_teacher_is_paid(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "other")
+    spec = json.loads((tmp_path / "other" / "tokenizer.json").read_text("utf-8"))
+    spec["model"]["byte_fallback"] = True
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(spec))
+    whole, split = (
+        load_config(sets=(f"student.model={tmp_path / 'other'}", *sets)) for sets in ((), ("train.resplit=0.5",))
+    )
+    try_student(whole, tmp_path, ships=False)
+    with pytest.raises(StudentError, match="not a byte-level BPE"):
+        try_student(split, tmp_path, ships=False)

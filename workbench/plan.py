@@ -206,6 +206,8 @@ def _slice(stage: Stage, config: Config, section: str) -> BaseModel:
     """What the stage looks at of a section: the whole, but for these."""
     if section == "distil" and stage.name == "assistant":
         return DistilConfig(assistant=config.distil.assistant)
+    if section == "train" and stage.name == "assistant":  # whose words stay whole
+        return config.train.model_copy(update={"resplit": None})
     if section == "distil" and stage.name in ("attempt", "capture"):  # who reads and answers knows of no grid
         return config.distil.model_copy(update={"last_mile": None, "grid": DistilConfig().grid})
     if section == "pool" and stage.name != "capture":  # who asks nobody, and how much one counts who reads
