@@ -40,21 +40,17 @@ def encode_resplit(
     ]
 
 
-def scarce(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded], common: int = COMMON
-) -> PreTrainedTokenizerBase:
+def scarce(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Encoded]) -> PreTrainedTokenizerBase:
     """The tokenizer without the tokens that at most SELDOM different rows hold, that no other token is made of, and that its
-    first `common` merges do not make; the others keep their ids. Raises StudentError."""
+    first COMMON merges do not make; the others keep their ids. Raises StudentError."""
     spec = spec_of(tokenizer)
     model: dict[str, Any] = spec["model"]
     # outside the vocabulary they would be given the numbers after its length, whatever they say of themselves
     model["vocab"] |= {token["content"]: token["id"] for token in spec["added_tokens"]}
     met = Counter(token for ids in {tuple(row.ids) for row in rows} for token in set(ids))
     often = {token for token, rows_with in met.items() if rows_with > SELDOM}
-    spec["model"] = smaller(model, {number: number for number in kept(spec, often, common, rows=1)})
-    made: Any = PreTrainedTokenizerFast
-    fewer: PreTrainedTokenizerBase = made(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
-    return fewer
+    spec["model"] = smaller(model, {number: number for number in kept(spec, often, COMMON, rows=1)})
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))  # type: ignore[no-untyped-call]
 
 
 def spec_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
