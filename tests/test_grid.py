@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, quants
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from workbench.errors import StudentError
@@ -103,6 +104,10 @@ def test_in_the_last_mile_alone_weights_are_rounded_and_only_its_adapters_count(
     again = learned(tmp_path / "killed")
     assert switched == [], "it was made with the grid on"
     assert [line["loss"] for line in again[1:]] == pytest.approx([line["loss"] for line in whole[1:]], rel=1e-3)
+    before, same = (
+        load_file(tmp_path / name / "unrounded" / "adapter_model.safetensors") for name in ("whole", "killed")
+    )
+    assert before and all(torch.equal(tensor, same[name]) for name, tensor in before.items())
 
 
 def test_dropout_and_a_grid_do_not_go_together(tiny: Path) -> None:

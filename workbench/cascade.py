@@ -159,8 +159,7 @@ def _taught(config: DistilConfig, parent: Path) -> DistilConfig:
 
 def _seconds(task: Task, config: Config, files: Sequence[Path]) -> list[float]:
     """Of one request alone, the median; the files in turn, TURNS times, for a machine has faster and slower minutes."""
-    from workbench.stages.exam import seconds_alone, user
-    from workbench.stages.export import STUDENT_CONTEXT
+    from workbench.stages.exam import STUDENT_CONTEXT, seconds_alone, user
 
     chats = [user(task.student_prompt(row.input)) for row in task.examples("dev")[: 2 * config.evaluate.timed]]
     warm = [user("hello") for _ in chats]

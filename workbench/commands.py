@@ -228,8 +228,7 @@ def check(name: str) -> int:
 
 def predict(name: str, text: str, run_name: str) -> None:
     """One answer of the shipped file; where it is no answer by the task's own parser, that is told on standard error."""
-    from workbench.stages.exam import ask_all, user
-    from workbench.stages.export import STUDENT_CONTEXT
+    from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
 
     task = registry.load(name)
     folder = find_run(Path.cwd(), run_name or task.name)
@@ -277,8 +276,7 @@ def _input(task: Task, text: str) -> dict[str, object]:
 
 def evaluate(name: str, run_name: str, split: str) -> None:
     """Scores of the shipped file on one split."""
-    from workbench.stages.exam import ask_all, user
-    from workbench.stages.export import STUDENT_CONTEXT
+    from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
     from workbench.stages.shots import score_replies
 
     if split not in ("dev", "test"):

@@ -20,7 +20,8 @@ from workbench.runs import Lock, read_lock
 from workbench.scoring import Score, permutation, ratio
 from workbench.stages.attempt import try_method
 from workbench.stages.context import read_json
-from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
+from workbench.stages.exam import STUDENT_CONTEXT
+from workbench.stages.export import UNQUANTIZED
 from workbench.types import Frozen
 
 FOLDER = "compare"

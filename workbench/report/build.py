@@ -18,6 +18,7 @@ from workbench.report import model as m
 from workbench.report.html import render_html
 from workbench.report.markdown import render_card, render_markdown
 from workbench.runs import Lock
+from workbench.stages import merge
 from workbench.stages.capture import ABOUT, Captures
 from workbench.stages.context import read_json, read_jsonl
 from workbench.stages.evaluate import Given
@@ -72,7 +73,12 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
                 f"{pair} agree on {same} of {both} inputs" for pair, (same, both) in funnel.get("agreement", {}).items()
             ),
         ),
-        student=m.Student(name=config.student.model, licence=student_licence, learned=_learned(config, lock)),
+        student=m.Student(
+            name=config.student.model,
+            licence=student_licence,
+            learned=_learned(config, lock),
+            merged=merge.told(art["merge"]),
+        ),
         sources=tuple(
             m.Source(
                 name=name, rows=count, licence=", ".join(sorted({r.licence for r in rows if r.source == name} - {""}))

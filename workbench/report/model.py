@@ -127,12 +127,14 @@ class Teacher(Frozen):
 
 
 class Student(Frozen):
-    """What was trained. `hub` is its id on the Hugging Face hub, for the model card; `learned` is what it learned from."""
+    """What was trained. `hub` is its id on the Hugging Face hub, for the model card; `learned` is what it learned from,
+    `merged` which sum of base and adapter was kept."""
 
     name: str
     licence: str
     hub: str = ""
     learned: str = ""
+    merged: str = ""
 
 
 class Source(Frozen):

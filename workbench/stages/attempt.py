@@ -14,8 +14,7 @@ from workbench.errors import ConfigError
 from workbench.judge import judge_cheap
 from workbench.scoring import shuffled
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
-from workbench.stages.exam import ask_all, user
-from workbench.stages.export import STUDENT_CONTEXT
+from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
 from workbench.stages.gate import Leaks
 from workbench.stages.wishes import asked_order, unlabelled
 from workbench.types import Candidate, Check, Example, Judgement, Row, Verdict

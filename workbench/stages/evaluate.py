@@ -9,8 +9,8 @@ from workbench import models
 from workbench.edge.convert import to_gguf
 from workbench.scoring import Table, mcnemar, median, shuffled, table_of
 from workbench.stages.context import Context, read_json, write_json, write_jsonl
-from workbench.stages.exam import Answer, Chat, ask_all, seconds_alone, user, words
-from workbench.stages.export import STUDENT_CONTEXT, UNQUANTIZED
+from workbench.stages.exam import STUDENT_CONTEXT, Answer, Chat, ask_all, seconds_alone, user, words
+from workbench.stages.export import UNQUANTIZED
 from workbench.stages.shots import asker_for, label_all, parsed
 from workbench.teachers.build import build_teacher
 from workbench.teachers.embedded import CONTEXT_TOKENS

@@ -16,6 +16,7 @@ from workbench.machine import cores
 from workbench.types import Message
 
 Chat = Sequence[Message]
+STUDENT_CONTEXT = 2048  # tokens of a prompt and its answer
 SERVERS = 4  # of one file at once, at most
 SERVERS_BYTES = 2**31  # of their weights together, unless one alone has more
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from workbench import methods, models, provenance
+from workbench import models, provenance
 from workbench.config import ExportConfig
 from workbench.digest import file_digest
 from workbench.edge.convert import to_gguf
@@ -14,13 +14,13 @@ from workbench.edge.quantizer import quantize
 from workbench.errors import EdgeError
 from workbench.scoring import shuffled
 from workbench.stages.context import Context, read_jsonl, write_json
-from workbench.stages.exam import ask_all, user
+from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
+from workbench.stages.merge import kept_rounded
 from workbench.stages.shots import right, score_replies
 from workbench.types import Reply, Row
 
 UNQUANTIZED = "BF16"
 IMPORTANCE_ROWS = 300  # about 20,000 tokens of the shard
-STUDENT_CONTEXT = 2048
 
 
 class Made(BaseModel):
@@ -50,7 +50,7 @@ def run(context: Context) -> None:
         facts={provenance.KEY: _bill(context).model_dump_json()},
     )
     # with a matrix the quantizer takes other scales than those trained for
-    on_grid = methods.named(context.config.distil.method).rounded(context.config.distil)
+    on_grid = kept_rounded(context.inputs["merge"])
     matrix = _importance(context, weights, full) if config.importance and not on_grid else None
     made = [_scored(context, UNQUANTIZED, full)]
     for name in config.quants:

@@ -1,38 +1,87 @@
-"""Adapter and base -> plain weights: on the original base and on the base as training saw it; the better on dev is kept."""
+"""Adapter and base -> plain weights: on the original base and on the base as training saw it; the best on dev is kept.
+
+Where the last steps were trained with rounded weights, their adapter stands beside the best one of the steps before. Each is
+then scored as its file will have it, rounded to the grid.
+"""
 
 import shutil
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
-from workbench import methods, models
-from workbench.stages.context import Context, write_json
+from workbench import models
+from workbench.config import Config
+from workbench.stages.context import Context, read_json, write_json
 from workbench.stages.train import pairs
+from workbench.students.settings import ADAPTER, UNROUNDED
 
-WAYS: tuple[Literal["quantized", "base"], ...] = ("quantized", "base")
+ROUNDED = "rounded"  # an adapter that was trained for the grid
+SEEN: Literal["quantized"] = "quantized"  # on the base as training saw it
+BASE: Literal["base"] = "base"  # on the original one
+REPORT = "merge.json"
+
+
+class Way(NamedTuple):
+    """An adapter, and the base that it is added to."""
+
+    adapter: Path
+    onto: Literal["quantized", "base"]
 
 
 def run(context: Context) -> None:
     """Writes weights/ (a Hugging Face folder) and merge.json."""
+    from workbench.students.grid import GRIDS
     from workbench.students.load import prepare_base
     from workbench.students.merge import dev_exact, merge
 
-    base = prepare_base(models.path_or_name(context.config.student.model), context.cache / "students")
+    config = context.config
+    base = prepare_base(models.path_or_name(config.student.model), context.cache / "students")
     dev = pairs(context.task, context.examples("dev"))
-    ways = WAYS if context.config.train.quantize_base == "nf4" else WAYS[1:]
-    if methods.named(context.config.distil.method).rounded(context.config.distil):
-        ways = ways[:1]  # what was rounded in training is that sum and no other
+    ways = ways_of(config, context.inputs["train"])
+    grid = GRIDS[config.distil.grid] if ROUNDED in ways else None
     scores: dict[str, tuple[float, float]] = {}
-    for way in ways:
-        folder = merge(base, context.inputs["train"] / "adapter", context.out / way, onto=way)
-        scores[way] = dev_exact(folder, dev)
-    best = max(scores, key=lambda way: (scores[way][0], -scores[way][1]))
+    for name, way in ways.items():
+        folder = merge(base, way.adapter, context.out / name, onto=way.onto)
+        scores[name] = dev_exact(folder, dev, grid)
+    best = max(scores, key=lambda name: (scores[name][0], -scores[name][1]))
     weights = (context.out / best).rename(context.out / "weights")
-    if (made_of := models.origin(context.config.student.model)) in models.CATALOGUE:
+    if (made_of := models.origin(config.student.model)) in models.CATALOGUE:
         (weights / models.ORIGIN).write_text(made_of + "\n", encoding="utf-8")
-    for way in ways:
-        if way != best:
-            shutil.rmtree(context.out / way)
-    write_json(
-        context.out / "merge.json",
-        {"kept": best, "scores": {way: {"dev_exact": s[0], "dev_loss": s[1]} for way, s in scores.items()}},
-    )
-    context.say(f"merge: onto the {best} base, dev exact {100 * scores[best][0]:.1f}")
+    for name in ways:
+        if name != best:
+            shutil.rmtree(context.out / name)
+    found = {name: {"dev_exact": exact, "dev_loss": loss} for name, (exact, loss) in scores.items()}
+    write_json(context.out / REPORT, {"kept": best, "scores": found, "grid": config.distil.grid if grid else ""})
+    context.say(f"merge: {told(context.out)}")
+
+
+def ways_of(config: Config, trained: Path) -> dict[str, Way]:
+    """By name. What was rounded in training is one sum and no other; there may have been no step before it."""
+    seen = SEEN if config.train.quantize_base == "nf4" else BASE
+    rounded = read_json(trained / "summary.json").get("rounded", False)
+    plain = trained / (UNROUNDED if rounded else ADAPTER)
+    ways = {ROUNDED: Way(trained / ADAPTER, seen)} if rounded else {}
+    if plain.is_dir():
+        ways |= {name: Way(plain, name) for name in (seen, BASE)}
+    return ways
+
+
+def kept_rounded(merged: Path) -> bool:
+    """Whether a merge's weights are those that were trained for the grid."""
+    return bool(read_json(merged / REPORT)["kept"] == ROUNDED)
+
+
+def told(merged: Path) -> str:
+    """What was kept, and how each did on dev, in a line."""
+    found = read_json(merged / REPORT)
+    grid, kept = found.get("grid", ""), found["kept"]
+    adapter = "the adapter of before the last mile" if grid else "the adapter"
+    names = {
+        ROUNDED: "the adapter of the last mile",
+        SEEN: f"{adapter} on the base in NF4",
+        BASE: f"{adapter} on the base",
+    }
+    exact = [
+        f"{names[name]} {100 * found['scores'][name]['dev_exact']:.1f}"
+        for name in sorted(found["scores"], key=lambda name: bool(name != kept))
+    ]
+    return f"{', '.join(exact)} % exact on dev{f', each rounded to the {grid} grid' if grid else ''}"

@@ -13,7 +13,7 @@ from workbench.stages.capture import captured
 from workbench.stages.context import Context, read_jsonl
 from workbench.stages.job import Job, learn
 from workbench.stages.launch import launched
-from workbench.students.settings import Pair, Progress, TrainConfig
+from workbench.students.settings import ADAPTER, Pair, Progress, TrainConfig
 from workbench.types import Example, Row
 
 TELL_EVERY_S = 15.0
@@ -62,7 +62,7 @@ def run(context: Context) -> None:
         config=shared_out(config.train, config.rounds.count),
         distil=config.distil,
         work=context.out,
-        start=before / "adapter" if before is not None else None,
+        start=before / ADAPTER if before is not None else None,
         captured=tuple(captured(context.inputs["capture"])) if "capture" in context.inputs else (),
     )
     if config.runtime.launch:

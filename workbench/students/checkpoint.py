@@ -19,8 +19,9 @@ from workbench.students.masters import MasterAdamW
 from workbench.students.schedule import Schedule
 from workbench.students.settings import Pair, TrainConfig
 
-FORMAT = 2
+FORMAT = 3
 FILE = "checkpoint.pt"
+BESTS = ("best", "unrounded")
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Best:
 class State:
     """`elapsed` is wall seconds over all lives of the run, `eval_seconds` those of the last look at dev; `fitted` is
     whether `schedule` was already measured against the minutes, `rounded` whether weights are rounded by now: `best` is then
-    the best of those."""
+    the best of those, and `unrounded` that of the steps before."""
 
     schedule: Schedule
     step: int = 0
@@ -47,6 +48,7 @@ class State:
     rounded: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     best: Best | None = None
+    unrounded: Best | None = None
 
 
 def fingerprint(
@@ -61,13 +63,12 @@ def fingerprint(
 
 def save(work: Path, fingerprint: str, state: State, optimizer: MasterAdamW) -> None:
     """Write the checkpoint of `work`, in place of the one before."""
-    best = state.best
     content = {
         "format": FORMAT,
         "fingerprint": fingerprint,
-        "plain": {key: value for key, value in vars(state).items() if key not in ("schedule", "best")},
+        "plain": {key: value for key, value in vars(state).items() if key not in ("schedule", *BESTS)},
         "schedule": asdict(state.schedule),
-        "best": best and {"step": best.step, "score": list(best.score), "tensors": best.tensors},
+        "bests": {name: _told(getattr(state, name)) for name in BESTS},
         "optimizer": optimizer.state(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -90,7 +91,7 @@ def load(work: Path, fingerprint: str, optimizer: MasterAdamW) -> State | None:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != FORMAT or content["fingerprint"] != fingerprint:
             return None
-        best, plain = content["best"], content["plain"]
+        bests, plain = content["bests"], content["plain"]
     except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
         raise StudentError(f"cannot read {path}: {error}", f"delete it to train from the start: rm {path}") from error
     optimizer.restore(content["optimizer"])
@@ -99,6 +100,15 @@ def load(work: Path, fingerprint: str, optimizer: MasterAdamW) -> State | None:
         torch.cuda.set_rng_state_all(content["cuda_rng"])
     return State(
         schedule=Schedule(**content["schedule"]),
-        best=best and Best(best["step"], DevScore(*best["score"]), best["tensors"]),
+        best=_best(bests["best"]),
+        unrounded=_best(bests["unrounded"]),
         **plain,
     )
+
+
+def _told(best: Best | None) -> dict[str, Any] | None:
+    return None if best is None else {"step": best.step, "score": list(best.score), "tensors": best.tensors}
+
+
+def _best(told: dict[str, Any] | None) -> Best | None:
+    return None if told is None else Best(told["step"], DevScore(*told["score"]), told["tensors"])

@@ -7,7 +7,7 @@ choose.
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from workbench.errors import StudentError
 from workbench.students.batches import encode
+from workbench.students.grid import Grid
 from workbench.students.load import load_model, load_tokenizer
 from workbench.students.losses import dev_score
 from workbench.students.packed import pack
@@ -54,16 +55,21 @@ def merge(base: Path, adapter: Path, out: Path, onto: Literal["base", "quantized
     return out
 
 
-def dev_exact(folder: Path, dev: Sequence[Pair], tokens: int = 1500) -> tuple[float, float]:
+@torch.no_grad()
+def dev_exact(folder: Path, dev: Sequence[Pair], grid: Grid | None = None, tokens: int = 1500) -> tuple[float, float]:
     """(exact match as a share from 0 to 1, nats per completion token) of a plain folder on `dev`, without generating.
 
-    `tokens` is the size of a batch without padding. Raises StudentError if `dev` is empty or the folder cannot be loaded.
+    With a `grid` its weights are rounded first, as a file's are. `tokens` is the size of a batch without padding. Raises
+    StudentError if `dev` is empty or the folder cannot be loaded.
     """
     if not dev:
         raise StudentError("there are no dev rows to score", "put examples into the task's dev split")
     tokenizer = load_tokenizer(folder)
     rows = encode(tokenizer, rendering_for(folder), dev)
     model = load_model(folder)
+    if grid is not None:
+        for layer in _layers(model):
+            layer.weight.copy_(grid(layer.weight.float()))
     pack(model)
     score = dev_score(model, rows, pad=int(tokenizer.pad_token_id), tokens=tokens)
     return score.exact, score.loss
@@ -72,8 +78,14 @@ def dev_exact(folder: Path, dev: Sequence[Pair], tokens: int = 1500) -> tuple[fl
 @torch.no_grad()
 def _through_nf4(model: PreTrainedModel) -> None:
     """Replace each weight that `load_model(nf4=True)` would pack by what it unpacks to; the head stays as it is."""
+    for layer in _layers(model):
+        packed, state = bitsandbytes.functional.quantize_4bit(layer.weight.to(torch.bfloat16), quant_type="nf4")
+        layer.weight.copy_(bitsandbytes.functional.dequantize_4bit(packed, state).float())
+
+
+def _layers(model: PreTrainedModel) -> Iterator[torch.nn.Linear]:
+    """Those that have adapters."""
     head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module is not head:
-            packed, state = bitsandbytes.functional.quantize_4bit(module.weight.to(torch.bfloat16), quant_type="nf4")
-            module.weight.copy_(bitsandbytes.functional.dequantize_4bit(packed, state).float())
+            yield module

@@ -7,6 +7,7 @@ last one.
     work/history.jsonl   a line a step: step, epoch, tokens, loss, lr, tokens_per_s; dev_exact, dev_loss where scored
     work/checkpoint.pt   while it runs
     work/adapter/        when it is done; summary.json, written after it, says so
+    work/unrounded/      the best adapter of the steps before weights were rounded, where they were
 
 Runs are repeatable bit by bit on one machine with the same number of threads, as far as torch's kernels are; with
 `max_minutes` the number of steps follows the measured speed, so only a run that goes on from a checkpoint repeats
@@ -42,7 +43,7 @@ from workbench.students.norms import fuse_norms
 from workbench.students.packed import pack
 from workbench.students.rendering import rendering_for
 from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
-from workbench.students.settings import Pair, Progress, TrainConfig
+from workbench.students.settings import ADAPTER, UNROUNDED, Pair, Progress, TrainConfig
 from workbench.students.subwords import encode_resplit
 
 FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
@@ -78,7 +79,7 @@ def train(
         fingerprint = digest([fingerprint, *lesson.names])
     summary = work / "summary.json"
     if summary.exists() and json.loads(summary.read_text("utf-8")).get("fingerprint") == fingerprint:
-        return work / "adapter"
+        return work / ADAPTER
     with _memory_told():
         run = _Run(
             base=base,
@@ -97,7 +98,7 @@ def train(
         if crew.leads:
             run.publish()
         crew.wait()
-        return work / "adapter"
+        return work / ADAPTER
 
 
 class _Run:
@@ -213,15 +214,12 @@ class _Run:
             self.history.close()
 
     def publish(self) -> None:
-        """Write the best adapter, then the summary that says it is there; the checkpoint has served."""
-        state, adapter, temporary = self.state, self.work / "adapter", self.work / ".adapter.tmp"
+        """Write the best adapters, then the summary that says they are there; the checkpoint has served."""
+        state = self.state
         best = state.best or Best(state.step, DevScore(math.nan, math.nan), [])
-        for param, tensor in zip(self.optimizer.params, best.tensors, strict=False):
-            param.data.copy_(tensor)
-        shutil.rmtree(temporary, ignore_errors=True)
-        self.model.save_pretrained(str(temporary), save_embedding_layers=False)
-        shutil.rmtree(adapter, ignore_errors=True)
-        temporary.replace(adapter)
+        self._save(best, ADAPTER)
+        if state.unrounded is not None:
+            self._save(state.unrounded, UNROUNDED)
         scored = state.best is not None
         summary = {
             "fingerprint": self.fingerprint,
@@ -242,12 +240,22 @@ class _Run:
         temporary.replace(self.work / "summary.json")
         (self.work / checkpoint.FILE).unlink(missing_ok=True)
 
+    def _save(self, best: Best, name: str) -> None:
+        """Without tensors it is the adapter as it stands."""
+        for param, tensor in zip(self.optimizer.params, best.tensors, strict=False):
+            param.data.copy_(tensor)
+        temporary, folder = self.work / f".{name}.tmp", self.work / name
+        shutil.rmtree(temporary, ignore_errors=True)
+        self.model.save_pretrained(str(temporary), save_embedding_layers=False)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+
     def _step(self) -> dict[str, Any]:
         """One update; the history line of it."""
         began, state = monotonic(), self.state
         if self.grid is not None and not state.rounded and state.step >= self._rounded_from():
             onto_grid(self.model, GRIDS[self.grid])
-            state.rounded, state.best = True, None
+            state.rounded, state.unrounded, state.best = True, state.best, None
         epoch, chosen = self.steps[state.step]
         rows, factor = [self.rows[row] for row in chosen], state.schedule.factor(state.step)
         self.model.train()

@@ -7,6 +7,8 @@ from pydantic import Field
 
 from workbench.types import Frozen
 
+ADAPTER, UNROUNDED = "adapter", "unrounded"  # folders of a training
+
 
 class Pair(Frozen):
     """One training or dev row: the user message, and the answer without its end-of-turn.
