@@ -36,21 +36,38 @@ def curve(work: Path) -> list[float]:
     ]
 
 
-def test_two_processes_learn_as_one_does(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("launch", ["data_parallel", "fsdp"])
+def test_two_processes_learn_as_one_does(smollm2_hf: Path, tiny: Path, tmp_path: Path, launch: str) -> None:
     """The text, what a parent thinks of it, and its hidden states: three kinds of weights in one loss."""
     alone, both = (job(tiny, tmp_path / name, "parent", parent=smollm2_hf) for name in ("alone", "both"))
     told: list[Progress] = []
     learn(alone, lambda _: None)
-    launched(both, "data_parallel", told.append)
+    launched(both, launch, told.append)
     one, two = curve(alone.work), curve(both.work)
     assert len(one) == len(two) == 6 and one[-1] < one[0]
     assert two == pytest.approx(one, rel=0.01)
     assert [progress.step for progress in told] == [0, 1, 2, 3, 4, 5, 6], "one of them tells"
+    assert ("each of 2 processes holds 50% of the blocks' weights" in told[0].note) is (launch == "fsdp")
     summaries = [json.loads((each.work / "summary.json").read_text()) for each in (alone, both)]
     assert len({(made["tokens"], made["steps"], made["fingerprint"]) for made in summaries}) == 1, "the same batches"
     first, second = (load_file(each.work / "adapter" / "adapter_model.safetensors") for each in (alone, both))
     apart = sum(float((second[name] - tensor).norm()) for name, tensor in first.items())
     assert apart < 0.1 * sum(float(tensor.norm()) for tensor in first.values())
+
+
+def test_with_fsdp_a_step_may_have_fewer_rows_than_processes(tiny: Path, tmp_path: Path) -> None:
+    """The one that has none goes through the blocks all the same; weights that are rounded at the end are whole then."""
+    config = SETTINGS.model_copy(update={"tokens_per_step": 20, "max_steps": 4})
+    alone, both = (
+        job(tiny, tmp_path / name, config=config).model_copy(update={"distil": DistilConfig(last_mile=0.5)})
+        for name in ("alone", "both")
+    )
+    learn(alone, lambda _: None)
+    launched(both, "fsdp", lambda _: None)
+    assert curve(both.work) == pytest.approx(curve(alone.work), rel=0.01)
+    assert json.loads((both.work / "summary.json").read_text())["rounded"]
+    with pytest.raises(StudentError, match="spread over processes takes no dropout"):
+        launched(job(tiny, tmp_path / "w", config=config.model_copy(update={"dropout": 0.1})), "fsdp", print)
 
 
 def test_what_goes_wrong_in_them_is_told(tiny: Path, tmp_path: Path) -> None:
@@ -61,10 +78,13 @@ def test_what_goes_wrong_in_them_is_told(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no nowhere"):
         config_of("nowhere")
     other = tmp_path / "other.yaml"
-    for told in ("distributed_type: FSDP\n", "distributed_type: MULTI_GPU\nnum_machines: 2\n", "[]\n"):
+    for told in ("distributed_type: DEEPSPEED\n", "distributed_type: MULTI_GPU\nnum_machines: 2\n", "[]\n"):
         other.write_text(told)
         with pytest.raises(ConfigError, match="machines"):
             config_of(str(other))
+    other.write_text("distributed_type: FSDP\nfsdp_config:\n  fsdp_version: 1\n")
+    with pytest.raises(ConfigError, match="fsdp_version 1"):
+        config_of(str(other))
     other.write_text("distributed_type: MULTI_GPU\nnum_processes: many\n")
     with pytest.raises(StudentError, match="the training processes ended with"):
         launched(job(tiny, tmp_path / "x"), str(other), print)

@@ -25,7 +25,7 @@ from workbench.students.settings import Progress
 
 PARENT = "WORKBENCH_TRAINING_PARENT"  # the run's process
 PROGRESS, ERROR = "progress ", "error "
-KINDS = ("MULTI_GPU", "NO")
+KINDS = ("MULTI_GPU", "FSDP", "NO")
 LAST_LINES = 12  # of what they said, where they end without a word of ours
 
 
@@ -43,8 +43,11 @@ def config_of(name: str) -> Path:
     if kind not in KINDS or told.get("num_machines", 1) != 1:
         raise ConfigError(
             f"{found}: {kind} on {told.get('num_machines', 1) if isinstance(told, dict) else '?'} machines",
-            f"processes of one machine train, each with all the weights: distributed_type {' or '.join(KINDS)}",
+            f"processes of one machine train: distributed_type {', '.join(KINDS)}",
         )
+    version = (told.get("fsdp_config") or {}).get("fsdp_version", 1)
+    if kind == "FSDP" and version != 2:
+        raise ConfigError(f"{found}: fsdp_version {version}", "FSDP of version 2 is what there is: fsdp_version: 2")
     return found
 
 

@@ -18,10 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Crew:
-    """One of `size`, the `rank`th. The default is one alone, for whom all of this is nothing."""
+    """One of `size`, the `rank`th. The default is one alone, for whom all of this is nothing. `sharded`: each holds a part of
+    the frozen weights (students/shards.py)."""
 
     rank: int = 0
     size: int = 1
+    sharded: bool = False
 
     @property
     def leads(self) -> bool:
@@ -71,14 +73,14 @@ ALONE = Crew()
 
 
 def enlisted() -> Crew:
-    """Who this process is, by its environment; it waits for the others."""
+    """Who this process is, by its environment, in which accelerate tells of FSDP too; it waits for the others."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return ALONE
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Crew(distributed.get_rank(), size)
+    return Crew(distributed.get_rank(), size, os.environ.get("ACCELERATE_USE_FSDP") == "true")
 
 
 def _device() -> str:

@@ -25,10 +25,18 @@ from workbench.students.grid import BLOCK, Grid
 
 
 def with_lora(
-    model: PreTrainedModel, *, r: int, alpha: float, dropout: float, dtype: torch.dtype, grid: Grid | None = None
+    model: PreTrainedModel,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float,
+    dtype: torch.dtype,
+    grid: Grid | None = None,
+    unpacked: bool = False,
 ) -> PeftModel:
     """The model, frozen, with fresh LoRA matrices. `dtype` is what they will be computed in; with a `grid` the sum of base and
-    adapter is rounded to it in each pass. Raises StudentError where a layer's inputs do not fill the grid's blocks."""
+    adapter is rounded to it in each pass. `unpacked`: no weight may stay in NF4 (students/shards.py). Raises StudentError where
+    a layer's inputs do not fill the grid's blocks, and where there is dropout with one of these."""
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]
@@ -38,9 +46,10 @@ def with_lora(
     )
     adapted = get_peft_model(model, config)
     assert isinstance(adapted, PeftModel)
-    if grid is not None and dropout:
-        raise StudentError("a student that is trained for its quantized form takes no dropout", "set train.dropout=0")
-    if grid is not None or (not dropout and model.device.type == "cpu"):
+    if dropout and (grid is not None or unpacked):
+        why = "trained for its quantized form" if grid is not None else "spread over processes"
+        raise StudentError(f"a student that is {why} takes no dropout", "set train.dropout=0")
+    if grid is not None or unpacked or (not dropout and model.device.type == "cpu"):
         _fuse(adapted, dtype, grid)
     return adapted
 
@@ -49,8 +58,8 @@ def onto_grid(model: PeftModel, grid: Grid | None) -> None:
     """Rounds from now on, or no more, in a model that was made with a grid."""
     for module in model.modules():
         if isinstance(module, LoraLayer) and isinstance(forward := module.forward, partial):
-            layer, weight_O_I, bias_O, _ = forward.args
-            module.forward = partial(_forward, layer, weight_O_I, bias_O, grid)
+            layer, _ = forward.args
+            module.forward = partial(_forward, layer, grid)
 
 
 def put_on(model: PeftModel, adapter: Path) -> None:
@@ -73,30 +82,28 @@ def _fuse(model: PeftModel, dtype: torch.dtype, grid: Grid | None) -> None:
                     raise StudentError(
                         f"{name} has {base.in_features} inputs, no multiple of {BLOCK}", "train without a grid"
                     )
-                layer.forward = partial(_forward, layer, _dense(base).to(dtype), base.bias, grid)
+                base.weight = torch.nn.Parameter(_dense(base).to(dtype), requires_grad=False)
+                layer.forward = partial(_forward, layer, grid)
 
 
 def _dense(base: Any) -> torch.Tensor:
-    """(O, I); what is packed is given up for it."""
-    if isinstance(base, Linear4bit):
-        packed: Any = base.weight
-        found: torch.Tensor = dequantize_4bit(packed.data, packed.quant_state)
-        packed.data = packed.data.new_empty(0)
-        return found
-    plain: torch.Tensor = base.weight.data
-    return plain
+    """(O, I)."""
+    packed: Any = base.weight
+    found: torch.Tensor = (
+        dequantize_4bit(packed.data, packed.quant_state) if isinstance(base, Linear4bit) else packed.data
+    )
+    return found
 
 
-def _forward(
-    layer: LoraLayer, weight_O_I: torch.Tensor, bias_O: torch.Tensor | None, grid: Grid | None, x: torch.Tensor
-) -> torch.Tensor:
-    name = layer.active_adapters[0]
+def _forward(layer: LoraLayer, grid: Grid | None, x: torch.Tensor) -> torch.Tensor:
+    name: str = layer.active_adapters[0]
+    base: Any = layer.get_base_layer()
     a_R_I, b_O_R = layer.lora_A[name].weight, layer.lora_B[name].weight
-    given: Any = (x.reshape(-1, x.shape[-1]), weight_O_I, a_R_I, b_O_R, layer.scaling[name])
+    given: Any = (x.reshape(-1, x.shape[-1]), base.weight, a_R_I, b_O_R, layer.scaling[name])
     product: Any = _LoraProduct if grid is None else _GridProduct
     y_N_O: torch.Tensor = product.apply(*given, *(() if grid is None else (grid,)))
-    if bias_O is not None:
-        y_N_O = y_N_O + bias_O
+    if base.bias is not None:
+        y_N_O = y_N_O + base.bias
     return y_N_O.view(*x.shape[:-1], -1)
 
 

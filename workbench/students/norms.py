@@ -21,7 +21,7 @@ def fuse_norms(model: torch.nn.Module) -> int:
         if weight.requires_grad or not weight.is_cpu or weight.dim() != 1:
             continue
         probe_N_H = torch.linspace(-2, 3, 2 * len(weight), dtype=weight.dtype).view(2, -1)
-        ours: Any = partial(_norm, weight, float(epsilon))
+        ours: Any = partial(_norm, module, float(epsilon))
         with torch.no_grad():
             if torch.allclose(ours(probe_N_H).float(), module(probe_N_H).float(), rtol=0.02, atol=0.02):
                 module.forward = ours
@@ -29,8 +29,8 @@ def fuse_norms(model: torch.nn.Module) -> int:
     return fused
 
 
-def _norm(weight_H: torch.Tensor, epsilon: float, x: torch.Tensor) -> torch.Tensor:
-    y_N_H: torch.Tensor = _Norm.apply(x.reshape(-1, x.shape[-1]), weight_H, epsilon)  # type: ignore[no-untyped-call]
+def _norm(module: torch.nn.Module, epsilon: float, x: torch.Tensor) -> torch.Tensor:
+    y_N_H: torch.Tensor = _Norm.apply(x.reshape(-1, x.shape[-1]), module.weight, epsilon)  # type: ignore[no-untyped-call]
     return y_N_H.view(x.shape)
 
 

@@ -136,11 +136,12 @@ def _its_ids(folder: Path, student: Path) -> torch.Tensor:
     return ids_V
 
 
-def _blocks(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
+def blocks_of(model: PreTrainedModel) -> Sequence[torch.nn.Module]:
+    """The decoder's layers. Raises StudentError where they are not in `layers`."""
     found: Any = getattr(model.base_model, "layers", None)
     if found is None:
         raise StudentError(
-            f"the blocks of a {model.config.model_type} are not known by that name", "leave distil.hidden out"
+            f"the blocks of a {model.config.model_type} are not known by that name", "leave out distil.hidden, and FSDP"
         )
     blocks: Sequence[torch.nn.Module] = found
     return blocks
@@ -157,7 +158,7 @@ def _watched(model: PreTrainedModel, places: Sequence[int]) -> Iterator[list[tor
 
         return took
 
-    blocks = _blocks(model) if places else []
+    blocks = blocks_of(model) if places else []
     handles = [blocks[place].register_forward_hook(hook(turn)) for turn, place in enumerate(places)]
     seen: list[torch.Tensor] = []
     try:

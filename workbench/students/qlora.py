@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from workbench.digest import digest
 from workbench.errors import StudentError
@@ -141,20 +142,7 @@ class _Run:
         self.dev = encode(tokenizer, rendering, dev)
         lengths = [len(row.ids) for row in self.rows]
         self.steps = plan(lengths, config.tokens_per_step, config.seed, config.epochs, config.max_steps)
-        torch.manual_seed(config.seed)
-        loaded = load_model(base, nf4=config.quantize_base == "nf4")
-        pack(loaded)
-        self.model = with_lora(
-            loaded,
-            r=config.r,
-            alpha=config.alpha,
-            dropout=config.dropout,
-            dtype=compute_dtype(),
-            grid=GRIDS[lesson.grid] if lesson.grid is not None else None,
-        )
-        if start is not None:
-            put_on(self.model, start)
-        fuse_norms(self.model)
+        self.model, told = _student(base, config, lesson, crew, start)
         beside = self.parent.join(self.model) if self.parent is not None else []
         self.optimizer = MasterAdamW(
             [*(param for param in self.model.parameters() if param.requires_grad), *beside],
@@ -176,7 +164,7 @@ class _Run:
         self.history = (work / "history.jsonl" if crew.leads else Path(os.devnull)).open("w", encoding="utf-8")
         self.history.writelines(json.dumps(line) + "\n" for line in self.state.history)
         note = f"{self.too_long} of {len(encoded)} rows are longer than {config.max_length} tokens and were left out"
-        self.notes = [note] if self.too_long else []
+        self.notes = [*told, *([note] if self.too_long else [])]
         if taught is not None:
             self.notes.append(f"the teacher says what it thinks of {taught.share:.0%} of the tokens")
             if taught.unlike:
@@ -260,7 +248,7 @@ class _Run:
         rows, factor = [self.rows[row] for row in chosen], state.schedule.factor(state.step)
         self.model.train()
         tokens = sum(len(row.ids) for row in rows)
-        value = self.crew.sum(self._pull(self.crew.share(rows), weight(rows, self.config.balance), tokens))
+        value = self.crew.sum(self._pull(rows, tokens))
         if not math.isfinite(value):
             raise StudentError(
                 f"the loss is {value} at step {state.step + 1}",
@@ -285,22 +273,20 @@ class _Run:
         total = self.state.schedule.total
         return total - min(total, max(1, round(self.last_mile * total)))
 
-    def _pull(self, rows: Sequence[Encoded], whole: float, all_tokens: int) -> float:
-        """Gradients by these rows of a step, and their part of its loss. `whole` is what all of its rows weigh together, and
-        `all_tokens` how many tokens they have."""
-        if not rows:
+    def _pull(self, rows: Sequence[Encoded], tokens: int) -> float:
+        """Gradients by this process's share of a step's rows, and its part of the loss. `tokens`: how many all of them have."""
+        balance, mine = self.config.balance, self.crew.share(rows)
+        if not mine and not self.crew.sharded:
             return 0.0
-        balance, batch = self.config.balance, collate(rows, self.pad).to(self.device)
-        share = weight(rows, balance) / whole
+        share = weight(mine, balance) / weight(rows, balance)
+        batch = collate(mine or rows[:1], self.pad).to(self.device)  # the others wait for it at each block
         if self.parent is not None:
-            tokens = sum(len(row.ids) for row in rows) / all_tokens
-            loss = self.parent.loss(self.model, batch, balance, share, tokens)
+            read = sum(len(row.ids) for row in mine) / tokens
+            loss = self.parent.loss(self.model, batch, balance, share, read)
         else:
             loss = completion_loss(self.model, batch, balance, self.blend, share)
-        value = loss.item()
-        if math.isfinite(value):
-            loss.backward()  # type: ignore[no-untyped-call]
-        return value
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
 
     def _look(self) -> dict[str, float]:
         """Score dev and keep the adapter if it is the best one; nothing if there is no dev."""
@@ -361,6 +347,33 @@ class _Run:
         total, speed = state.schedule.total, line.get("tokens_per_s", 0.0)
         self.progress(Progress(state.step, total, line["epoch"], told["loss"], line["lr"], speed, left,
                                told["dev_exact"], told["dev_loss"], notes))  # fmt: skip
+
+
+def _student(
+    base: Path, config: TrainConfig, lesson: Lesson, crew: Crew, start: Path | None
+) -> tuple[PeftModel, list[str]]:
+    """As it is trained, with what is to be told of it. Of one that is spread over processes, the whole is read into memory."""
+    torch.manual_seed(config.seed)
+    memory = torch.device("cpu") if crew.sharded else None
+    loaded = load_model(base, nf4=config.quantize_base == "nf4", here=memory)
+    pack(loaded)
+    model = with_lora(
+        loaded,
+        r=config.r,
+        alpha=config.alpha,
+        dropout=config.dropout,
+        dtype=compute_dtype(),
+        grid=GRIDS[lesson.grid] if lesson.grid is not None else None,
+        unpacked=crew.sharded,
+    )
+    if start is not None:
+        put_on(model, start)
+    fuse_norms(model)
+    if not crew.sharded:
+        return model, []
+    from workbench.students.shards import shard
+
+    return model, [f"each of {crew.size} processes holds {shard(model, crew):.0%} of the blocks' weights"]
 
 
 @contextmanager
