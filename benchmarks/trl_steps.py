@@ -4,8 +4,9 @@
 
 Both train QLoRA (NF4, r = 32 on all linear layers, bf16, AdamW, one learning rate, a cosine) on completions alone. TRL goes its
 own ways where they are its defaults (a random order, rows padded to the longest of a batch), but for gradient checkpointing,
-which is off; its batches hold as many rows as give as many tokens a step as ours have. In turn, `--repeat` times. Prints the
-median seconds of a step of each, the loss on the dev rows after as many tokens, and how many times as many tokens a second.
+which is off; its batches hold as many rows as give as many tokens a step as ours had. In turn, `--repeat` times, each
+with another seed. Prints the median seconds of a step of each, the loss on the dev rows after as many tokens with the mean
+of their differences, and how many times as many tokens a second.
 
 TRL is put into a folder under `--home` on first use, beside the libraries of this environment.
 """
@@ -17,9 +18,8 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median, stdev
 from time import perf_counter
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -98,7 +98,7 @@ def ours(rows: Rows, config: Any, folder: Path) -> Measured:
     return Measured(took[1 + SKIPPED :], history[-1]["tokens"], loss)
 
 
-def trls(rows: Rows, config: Any, folder: Path) -> Measured:
+def trls(rows: Rows, config: Any, folder: Path, tokens_a_step: float) -> Measured:
     import torch
     from datasets import Dataset, fingerprint
     from peft import LoraConfig
@@ -130,7 +130,7 @@ def trls(rows: Rows, config: Any, folder: Path) -> Measured:
         model=load_model(rows.base, nf4=True),
         args=SFTConfig(
             output_dir=str(folder / "trl"),
-            per_device_train_batch_size=round(config.tokens_per_step / mean),
+            per_device_train_batch_size=round(tokens_a_step / mean),
             max_steps=config.max_steps,
             learning_rate=config.lr,
             lr_scheduler_type="cosine",
@@ -170,21 +170,25 @@ def main() -> None:
     rows = Rows()
     # a token counts alike in both: TRL knows no other way
     config = TrainConfig(max_steps=args.steps, balance=0.0, epochs=100, checkpoint_seconds=3600)
-    ways: dict[str, Callable[[Rows, Any, Path], Measured]] = {"the workbench": ours, "TRL": trls}
-    found: dict[str, list[Measured]] = {name: [] for name in ways}
+    ratios, apart = list[float](), list[float]()
     for turn in range(args.repeat):
-        for name, way in ways.items():
-            random.seed(turn)
-            with tempfile.TemporaryDirectory() as folder:
-                one = way(rows, config.model_copy(update={"seed": turn}), Path(folder))
-            found[name].append(one)
-            print(f"{name:13} {median(one.seconds):.3f} s a step, {one.tokens / args.steps:.0f} tokens a step, "
-                  f"dev loss {one.loss:.3f} after {one.tokens:,} tokens", flush=True)  # fmt: skip
-    ratios = [
-        (median(theirs.seconds) / theirs.tokens) / (median(mine.seconds) / mine.tokens)
-        for mine, theirs in zip(found["the workbench"], found["TRL"], strict=True)
-    ]
+        random.seed(turn)
+        seeded = config.model_copy(update={"seed": turn})
+        with tempfile.TemporaryDirectory() as folder:
+            mine = ours(rows, seeded, Path(folder))
+            tell("the workbench", mine, args.steps)
+            theirs = trls(rows, seeded, Path(folder), mine.tokens / args.steps)
+            tell("TRL", theirs, args.steps)
+        ratios.append((median(theirs.seconds) / theirs.tokens) / (median(mine.seconds) / mine.tokens))
+        apart.append(mine.loss - theirs.loss)
     print(f"tokens a second: {median(ratios):.2f} times TRL's ({min(ratios):.2f} to {max(ratios):.2f})")
+    error = f", standard error {stdev(apart) / len(apart) ** 0.5:.3f}" if len(apart) > 1 else ""
+    print(f"loss on dev, ours less TRL's: {fmean(apart):+.3f}{error}")
+
+
+def tell(name: str, one: Measured, steps: int) -> None:
+    print(f"{name:13} {median(one.seconds):.3f} s a step, {one.tokens / steps:.0f} tokens a step, "
+          f"dev loss {one.loss:.3f} after {one.tokens:,} tokens", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
