@@ -7,17 +7,25 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from small import environment, timer
+from torch import distributed
+from torch.distributed.tensor import DTensor
 
+from workbench.config import load_config
 from workbench.errors import ConfigError, StudentError
 from workbench.stages.job import Job, learn
-from workbench.stages.launch import config_of, launched
+from workbench.stages.launch import config_of, launched, try_launch
 from workbench.students.batches import Encoded, weight
 from workbench.students.crew import ALONE, Crew
+from workbench.students.load import load_model
+from workbench.students.lora import with_lora
 from workbench.students.settings import DistilConfig, Pair, Progress, TrainConfig
+from workbench.students.shards import shard
 
 TIMERS = [(f"put a timer of {n} minutes", [timer(n)]) for n in range(1, 31)]
 ROWS = tuple(Pair(prompt=said, completion=json.dumps(calls)) for said, calls in [*TIMERS, ("good morning", [])])
@@ -66,8 +74,28 @@ def test_with_fsdp_a_step_may_have_fewer_rows_than_processes(tiny: Path, tmp_pat
     launched(both, "fsdp", lambda _: None)
     assert curve(both.work) == pytest.approx(curve(alone.work), rel=0.01)
     assert json.loads((both.work / "summary.json").read_text())["rounded"]
+    with pytest.raises(ConfigError, match="spread over processes there is none"):
+        try_launch(load_config(runtime={"launch": "fsdp"}, train={"dropout": 0.1}))
     with pytest.raises(StudentError, match="spread over processes takes no dropout"):
         launched(job(tiny, tmp_path / "w", config=config.model_copy(update={"dropout": 0.1})), "fsdp", print)
+
+
+def test_a_block_is_whole_only_while_it_computes(tiny: Path) -> None:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = with_lora(load_model(tiny, nf4=True), r=2, alpha=4, dropout=0.0, dtype=torch.bfloat16, unpacked=True)
+        assert shard(model, Crew(sharded=True)) == 1.0, "one alone holds all"
+        frozen = [name for name, param in model.named_parameters() if ".layers." in name and not param.requires_grad]
+        for learns in (False, True):
+            with torch.set_grad_enabled(learns):
+                told: Any = model(torch.tensor([[5, 80, 300, 12]])).logits
+            held = dict(model.named_parameters())
+            assert frozen and all(isinstance(held[name], DTensor) for name in frozen)
+        told.sum().backward()
+        own = [param for param in model.parameters() if param.requires_grad]
+        assert all(param.grad is not None and not isinstance(param, DTensor) for param in own)
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_what_goes_wrong_in_them_is_told(tiny: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ a real HTTP server, so that the walk takes minutes and the rows are known."""
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -63,7 +64,11 @@ def test_the_expert_folder_holds_all_that_a_device_needs(run: Path) -> None:
 def test_the_report_is_of_the_shipped_file(run: Path) -> None:
     html = (run / "report.html").read_text()
     assert "teacher" in html and "Q8_0" in html and "<table" in html
-    assert (run / "report.md").read_text().count("|") > 20
+    markdown = (run / "report.md").read_text()
+    assert markdown.count("|") > 20
+    merged = json.loads((Path(read_lock(run).entry("merge").path) / "merge.json").read_text())  # type: ignore[union-attr]
+    exact = 100 * merged["scores"][merged["kept"]]["dev_exact"]
+    assert re.search(rf"Merged: the adapter on the base.* {exact:.1f}", markdown) and "<dt>Merged</dt>" in html
 
 
 def test_the_report_tells_what_the_artifacts_hold(run: Path, project: Path) -> None:

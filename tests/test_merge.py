@@ -14,7 +14,7 @@ from workbench.ledger import Ledger
 from workbench.stages import merge
 from workbench.stages.context import Context, write_json, write_jsonl
 from workbench.stages.job import Job, learn
-from workbench.stages.merge import ROUNDED, Way, kept_rounded, told, ways_of
+from workbench.stages.merge import ROUNDED, Way, as_kept, kept_rounded, told, ways_of
 from workbench.stages.train import pairs
 from workbench.students import merge as students
 from workbench.students.grid import GRIDS
@@ -69,6 +69,7 @@ def test_any_of_them_may_be_kept(context: Context, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(students, "dev_exact", lambda folder, dev, grid: (0.6 if folder.name == best else 0.5, 1.0))
     merge.run(context)
     assert kept_rounded(context.out) is (best == ROUNDED)
+    assert as_kept(context.config.distil, context.out).last_mile == (0.5 if best == ROUNDED else 0)
     line = told(context.out)
     assert line.endswith("% exact on dev, each rounded to the Q4_0 grid") and line.count("50.0") == 2
     assert line.startswith(

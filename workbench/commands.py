@@ -19,7 +19,7 @@ from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
 from workbench.runs import RunFolder, candidates_of, find_run, list_runs, read_lock
 from workbench.stages.attempt import try_method
-from workbench.stages.launch import config_of
+from workbench.stages.launch import try_launch
 from workbench.store import RunLock
 
 
@@ -57,8 +57,7 @@ def run(
     if unknown:
         raise ConfigError(f"export.quants: there is no {unknown[0]!r}", f"there are {', '.join(QUANTS)}")
     try_method(task, config)
-    if config.runtime.launch:
-        config_of(config.runtime.launch)
+    try_launch(config)
     project = Path.cwd()
     root = project / ".workbench"
     if dry:

@@ -231,7 +231,9 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     cluster: str = ""
     workers: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)  # 0: all cores
-    launch: str = ""  # of the training: `data_parallel`, or a config of `accelerate launch`; none: this process trains
+    launch: str = (
+        ""  # of the training: `data_parallel`, `fsdp`, or a config of `accelerate launch`; none: this process trains
+    )
     slots: int = Field(0, ge=0)  # of a GGUF teacher in llama.cpp; 0: as many as a measurement on this machine says
     concurrency: int = Field(16, ge=1)  # requests under way at an API, at most; fewer while it answers 429
     requests_a_minute: float = Field(0.0, ge=0)  # 0: any number

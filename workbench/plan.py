@@ -192,7 +192,7 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
     if "distil" in sections and (method := methods.named(config.distil.method)).version > 1:
         files["method"] = f"{method.name} {method.version}"
     if stage.name == "train" and (share := methods.named(config.distil.method).rounded(config.distil)):
-        files["rounded"] = f"{config.distil.grid} {share:g}"
+        files["rounded"] = f"{config.distil.grid} {share:g}, beside the best of before"
     libraries = {name: runtime_version() if name == "xllamacpp" else version(name) for name in stage.libraries}
     return {
         "config": {name: slices[name].model_dump(mode="json") for name in sections},

@@ -52,8 +52,7 @@ class Method:
         return Lesson()
 
     def rounded(self, config: DistilConfig) -> float:
-        """The share of the steps, the last ones, with weights rounded to the grid of the file. Where there are any, no other
-        way of merging or quantizing is tried than what was trained for."""
+        """The share of the steps, the last ones, with weights rounded to the grid of the file."""
         return self.last_mile if config.last_mile is None else config.last_mile
 
     def told(self, config: DistilConfig) -> str:

@@ -137,7 +137,8 @@ def _rounds(lock: Lock) -> tuple[m.Round, ...]:
 
 
 def _learned(config: Config, lock: Lock) -> str:
-    distil, art = config.distil, lock.artifacts
+    art = lock.artifacts
+    distil = merge.as_kept(config.distil, art["merge"])
     method = methods.named(distil.method).of_round(lock.kept)
     if "capture" not in art:
         plain = isinstance(method, methods.Sft) and not method.rounded(distil)

@@ -15,7 +15,7 @@ from workbench.errors import EdgeError
 from workbench.scoring import shuffled
 from workbench.stages.context import Context, read_jsonl, write_json
 from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
-from workbench.stages.merge import kept_rounded
+from workbench.stages.merge import as_kept, kept_rounded
 from workbench.stages.shots import right, score_replies
 from workbench.types import Reply, Row
 
@@ -88,7 +88,8 @@ def choose(made: list[Made], config: ExportConfig, teacher_bytes: int) -> Made:
 
 def _bill(context: Context) -> provenance.Bill:
     shard = context.inputs["select"] / "rows.jsonl"
-    return provenance.bill_of(context.task, context.config, read_jsonl(shard, Row), file_digest(shard), context.round)
+    config = context.config.model_copy(update={"distil": as_kept(context.config.distil, context.inputs["merge"])})
+    return provenance.bill_of(context.task, config, read_jsonl(shard, Row), file_digest(shard), context.round)
 
 
 def _teacher_bytes(context: Context) -> int:

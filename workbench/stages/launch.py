@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from workbench.config import Config
 from workbench.errors import ConfigError, StudentError, WorkbenchError
 from workbench.machine import end_with
 from workbench.stages.job import Job, learn
@@ -25,8 +26,18 @@ from workbench.students.settings import Progress
 
 PARENT = "WORKBENCH_TRAINING_PARENT"  # the run's process
 PROGRESS, ERROR = "progress ", "error "
-KINDS = ("MULTI_GPU", "FSDP", "NO")
+FSDP = "FSDP"
+KINDS = ("MULTI_GPU", FSDP, "NO")
 LAST_LINES = 12  # of what they said, where they end without a word of ours
+
+
+def try_launch(config: Config) -> None:
+    """Told before a teacher is paid. Raises ConfigError."""
+    name = config.runtime.launch
+    if name and kind_of(config_of(name)) == FSDP and config.train.dropout:
+        raise ConfigError(
+            "train.dropout: where a student is spread over processes there is none", "set train.dropout=0"
+        )
 
 
 def config_of(name: str) -> Path:
@@ -46,9 +57,14 @@ def config_of(name: str) -> Path:
             f"processes of one machine train: distributed_type {', '.join(KINDS)}",
         )
     version = (told.get("fsdp_config") or {}).get("fsdp_version", 1)
-    if kind == "FSDP" and version != 2:
+    if kind == FSDP and version != 2:
         raise ConfigError(f"{found}: fsdp_version {version}", "FSDP of version 2 is what there is: fsdp_version: 2")
     return found
+
+
+def kind_of(file: Path) -> str:
+    """Of a config that was looked at."""
+    return str(yaml.safe_load(file.read_text(encoding="utf-8"))["distributed_type"])
 
 
 def launched(job: Job, launch: str, progress: Callable[[Progress], None]) -> None:

@@ -1,7 +1,7 @@
 """Adapter and base -> plain weights: on the original base and on the base as training saw it; the best on dev is kept.
 
 Where the last steps were trained with rounded weights, their adapter stands beside the best one of the steps before. Each is
-then scored as its file will have it, rounded to the grid.
+then scored with its weights rounded to the grid, as a file without an importance matrix has them.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from workbench import models
 from workbench.config import Config
 from workbench.stages.context import Context, read_json, write_json
 from workbench.stages.train import pairs
-from workbench.students.settings import ADAPTER, UNROUNDED
+from workbench.students.settings import ADAPTER, UNROUNDED, DistilConfig
 
 ROUNDED = "rounded"  # an adapter that was trained for the grid
 SEEN: Literal["quantized"] = "quantized"  # on the base as training saw it
@@ -68,6 +68,11 @@ def ways_of(config: Config, trained: Path) -> dict[str, Way]:
 def kept_rounded(merged: Path) -> bool:
     """Whether a merge's weights are those that were trained for the grid."""
     return bool(read_json(merged / REPORT)["kept"] == ROUNDED)
+
+
+def as_kept(distil: DistilConfig, merged: Path) -> DistilConfig:
+    """What the weights were trained by: without a last mile, where the adapter of before it was kept."""
+    return distil if kept_rounded(merged) else distil.model_copy(update={"last_mile": 0.0})
 
 
 def told(merged: Path) -> str:

@@ -3,7 +3,7 @@
 An adapter that was trained beside rounded weights has learnt to live with the rounding (quantization-aware training, Jacob et
 al. 2018, arXiv:1712.05877; the gradient passes straight through it, Bengio et al. 2013). The grids are those of llama.cpp's
 reference quantizer: blocks of 32 weights along the inputs, a scale in fp16 each. With an importance matrix its quantizer
-chooses other scales, so a file of such a student is made without one.
+chooses other scales, so a file of such an adapter is made without one.
 """
 
 from collections.abc import Callable

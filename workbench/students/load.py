@@ -94,8 +94,10 @@ def load_model(
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
-        if device.type == "cuda":
-            options["device_map"] = {"": torch.cuda.current_device()}  # of several processes each has its own
+        if (
+            torch.cuda.is_available()
+        ):  # of several processes each has its own; where none is named, transformers takes a GPU
+            options["device_map"] = {"": torch.cuda.current_device() if device.type == "cuda" else "cpu"}
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **options)

@@ -3,6 +3,7 @@ arXiv:2304.11277; torch's `fully_shard`): a block's are put together for as long
 
 Adapters are small: each process has all of them, so that gradients, the optimizer and checkpoints are those of any crew
 (students/crew.py). So is the table of tokens, which the head shares. Each process must come by a block as often as the others.
+Of a last mile's rounded weights (students/grid.py) each keeps all from a forward pass to its backward one.
 """
 
 from peft import PeftModel
@@ -24,7 +25,7 @@ def shard(model: PeftModel, crew: Crew) -> float:
     adapters = {param for param in model.parameters() if param.requires_grad}
     blocks = blocks_of(causal(model))
     for block in blocks:
-        fully_shard(block, mesh=mesh, ignored_params=adapters)
+        fully_shard(block, mesh=mesh, ignored_params=adapters, reshard_after_forward=True)
     model.to(device)
     frozen = [param for block in blocks for param in block.parameters() if not param.requires_grad]
     own = sum(param.to_local().numel() if isinstance(param, DTensor) else param.numel() for param in frozen)
