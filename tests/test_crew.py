@@ -83,7 +83,8 @@ def test_with_fsdp_a_step_may_have_fewer_rows_than_processes(tiny: Path, tmp_pat
 def test_a_block_is_whole_only_while_it_computes(tiny: Path) -> None:
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        model = with_lora(load_model(tiny, nf4=True), r=2, alpha=4, dropout=0.0, dtype=torch.bfloat16, unpacked=True)
+        whole = load_model(tiny, dtype=torch.float32)
+        model = with_lora(whole, r=2, alpha=4, dropout=0.0, dtype=torch.float32, unpacked=True)
         assert shard(model, Crew(sharded=True)) == 1.0, "one alone holds all"
         frozen = [name for name, param in model.named_parameters() if ".layers." in name and not param.requires_grad]
         for learns in (False, True):
