@@ -169,7 +169,7 @@ def main() -> None:
 
     rows = Rows()
     # a token counts alike in both: TRL knows no other way
-    config = TrainConfig(max_steps=args.steps, balance=0.0, epochs=100, checkpoint_seconds=3600)
+    config = TrainConfig(max_steps=args.steps, lr=1.5e-3, balance=0.0, epochs=100, checkpoint_seconds=3600)
     ratios, apart = list[float](), list[float]()
     for turn in range(args.repeat):
         random.seed(turn)

@@ -21,7 +21,7 @@ from workbench.students.losses import dev_score
 from workbench.students.merge import dev_exact, merge
 from workbench.students.qlora import train
 from workbench.students.rendering import rendering_for
-from workbench.students.schedule import FLOOR, Schedule, eval_steps, steps_that_fit
+from workbench.students.schedule import FLOOR, Schedule, eval_steps, peak_lr, steps_that_fit
 from workbench.students.settings import Pair, Progress, TrainConfig
 
 WORDS = ["lamp", "door", "heater", "radio", "fan", "oven"]
@@ -159,6 +159,11 @@ def test_schedule_warms_up_cools_down_and_resizes_without_a_jump() -> None:
     assert schedule.factor(9) < short.factor(10) < short.factor(11) < short.factor(15) == 1.0
     assert short.factor(109) == pytest.approx(FLOOR, abs=1e-3)
     assert eval_steps(110, 6) == {18, 37, 55, 73, 92, 110}
+    assert [peak_lr(asked, size) for asked, size in ((None, 271_000_000), (None, 988_000_000), (0.5, 1))] == [
+        1.5e-3,
+        3e-4,
+        0.5,
+    ]
     assert steps_that_fit(100, 1.0, 2, 5.0) == 87 and steps_that_fit(-5, 1.0, 2, 5.0) == 1
 
 

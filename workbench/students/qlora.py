@@ -36,14 +36,14 @@ from workbench.students.checkpoint import Best, State
 from workbench.students.crew import ALONE, Crew
 from workbench.students.grid import GRIDS
 from workbench.students.lesson import TEXT, Lesson
-from workbench.students.load import compute_dtype, load_model, load_tokenizer
+from workbench.students.load import compute_dtype, load_model, load_tokenizer, weights_bytes
 from workbench.students.lora import onto_grid, put_on, with_lora
 from workbench.students.losses import DevScore, completion_loss, dev_score
 from workbench.students.masters import MasterAdamW
 from workbench.students.norms import fuse_norms
 from workbench.students.packed import pack
 from workbench.students.rendering import rendering_for
-from workbench.students.schedule import Schedule, eval_steps, steps_that_fit
+from workbench.students.schedule import Schedule, eval_steps, peak_lr, steps_that_fit
 from workbench.students.settings import ADAPTER, UNROUNDED, Pair, Progress, TrainConfig
 from workbench.students.subwords import encode_resplit
 
@@ -144,9 +144,10 @@ class _Run:
         self.steps = plan(lengths, config.tokens_per_step, config.seed, config.epochs, config.max_steps)
         self.model, told = _student(base, config, lesson, crew, start)
         beside = self.parent.join(self.model) if self.parent is not None else []
+        self.peak = peak_lr(config.lr, weights_bytes(base))
         self.optimizer = MasterAdamW(
             [*(param for param in self.model.parameters() if param.requires_grad), *beside],
-            lr=config.lr,
+            lr=self.peak,
             weight_decay=config.weight_decay,
             dtype=compute_dtype(),
         )
@@ -252,7 +253,7 @@ class _Run:
         if not math.isfinite(value):
             raise StudentError(
                 f"the loss is {value} at step {state.step + 1}",
-                f"lower the learning rate: lr = {self.config.lr / 3:.1g}",
+                f"lower the learning rate: lr = {self.peak / 3:.1g}",
             )
         self.crew.sum_gradients(self.optimizer.params)
         self.optimizer.step(factor)
@@ -264,7 +265,7 @@ class _Run:
             "epoch": round(epoch, 4),
             "tokens": state.tokens,
             "loss": round(value, 5),
-            "lr": self.config.lr * factor,
+            "lr": self.peak * factor,
             "tokens_per_s": round(self._speed(), 1),
         }
 

@@ -4,7 +4,14 @@ import math
 from dataclasses import dataclass, replace
 
 FLOOR = 0.05  # share of the peak learning rate that the cosine ends at
+SMALL = 400_000_000  # bytes of a student's weights in bf16, two a parameter
+PEAK_SMALL, PEAK = 1.5e-3, 3e-4  # docs/results.md, "The learning rate and the student's size"
 SPARE = 0.97  # share of the time that is planned; the rest is for saving and for a slower hour
+
+
+def peak_lr(asked: float | None, weights_bytes: int) -> float:
+    """The learning rate that was asked for, or the one that suits a student of this size."""
+    return asked or (PEAK_SMALL if weights_bytes <= SMALL else PEAK)
 
 
 @dataclass(frozen=True)
