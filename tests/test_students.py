@@ -265,7 +265,7 @@ def test_long_rows_are_left_out_and_told(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (lambda *_: torch.tensor(float("nan")), "the loss is nan at step 1"),
+        (lambda *_: torch.tensor(float("nan"), requires_grad=True), "the loss is nan at step 1"),
         (lambda *_: (_ for _ in ()).throw(MemoryError()), "no memory left"),
         (lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory.")), "no memory left"),
         (
