@@ -228,7 +228,7 @@ def test_for_a_last_mile_the_teacher_reads_nothing_anew_and_the_student_is_train
     )
     assert plain_keys["capture"] == mile_keys["capture"]
     assert (
-        mile_keys["train"]["environment"]["rounded"].startswith("Q4_0 0.3")
+        mile_keys["train"]["environment"]["rounded"] == "Q4_0 0.3, beside the best of before"
         and "rounded" not in plain_keys["train"]["environment"]
     )
     with pytest.raises(ConfigError, match="with rounded weights there is none"):

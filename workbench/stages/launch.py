@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -31,16 +31,23 @@ KINDS = ("MULTI_GPU", FSDP, "NO")
 LAST_LINES = 12  # of what they said, where they end without a word of ours
 
 
+class Launch(NamedTuple):
+    """A config of accelerate's, and its distributed_type."""
+
+    file: Path
+    kind: str
+
+
 def try_launch(config: Config) -> None:
     """Told before a teacher is paid. Raises ConfigError."""
     name = config.runtime.launch
-    if name and kind_of(config_of(name)) == FSDP and config.train.dropout:
+    if name and config_of(name).kind == FSDP and config.train.dropout:
         raise ConfigError(
             "train.dropout: where a student is spread over processes there is none", "set train.dropout=0"
         )
 
 
-def config_of(name: str) -> Path:
+def config_of(name: str) -> Launch:
     """Of a config that comes with the workbench, or of a file. Raises ConfigError."""
     folder = Path(str(files("workbench") / "launch"))
     shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
@@ -59,17 +66,12 @@ def config_of(name: str) -> Path:
     version = (told.get("fsdp_config") or {}).get("fsdp_version", 1)
     if kind == FSDP and version != 2:
         raise ConfigError(f"{found}: fsdp_version {version}", "FSDP of version 2 is what there is: fsdp_version: 2")
-    return found
-
-
-def kind_of(file: Path) -> str:
-    """Of a config that was looked at."""
-    return str(yaml.safe_load(file.read_text(encoding="utf-8"))["distributed_type"])
+    return Launch(found, kind)
 
 
 def launched(job: Job, launch: str, progress: Callable[[Progress], None]) -> None:
     """The job, done by as many processes as the config names. Raises ConfigError, and StudentError with what they said."""
-    config = config_of(launch)
+    config = config_of(launch).file
     with TemporaryDirectory(prefix="workbench-training-") as folder:
         file = Path(folder) / "job.json"
         file.write_text(job.model_dump_json(), encoding="utf-8")

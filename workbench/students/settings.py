@@ -31,9 +31,7 @@ class TrainConfig(Frozen):
     r: int = Field(default=32, ge=1)
     alpha: float = Field(default=64.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)  # on a CPU, drawing its masks is 30 % of a step
-    lr: float | None = Field(
-        default=None, gt=0
-    )  # at its peak; None: by the student's size, 1.5e-3 or 3e-4 (schedule.py)
+    lr: float | None = Field(default=None, gt=0)  # at its peak; None: by the student's size (schedule.py)
     epochs: float = Field(default=3.0, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
     tokens_per_step: int = Field(default=1100, ge=1)  # without padding
