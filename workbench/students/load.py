@@ -94,9 +94,8 @@ def load_model(
         options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
         )
-        if (
-            torch.cuda.is_available()
-        ):  # of several processes each has its own; where none is named, transformers takes a GPU
+        # of several processes each has its own GPU; and where no device is named, transformers takes a GPU
+        if torch.cuda.is_available():
             options["device_map"] = {"": torch.cuda.current_device() if device.type == "cuda" else "cpu"}
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
