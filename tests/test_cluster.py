@@ -1,21 +1,23 @@
 """Sampling on a real Ray cluster of this machine: the shard is that of the local engine, whatever happens to a worker."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tomli_w
 from servers import TeacherServer
-from small import command, environment, here, sampling, workbench, write_task
+from small import command, environment, here, question, sampling, teacher_at, workbench, write_task
 from test_kill import shard
 
 from workbench.config import Config
 from workbench.ledger import Ledger
-from workbench.stages.cluster import shared_out
+from workbench.stages.cluster import SharedAsker, shared_out
 from workbench.teachers.asker import Limits, Spent
 
 NODES = 3
@@ -86,6 +88,33 @@ def test_a_pool_of_teachers_is_the_same_pool_there(cluster: str, tmp_path: Path)
     assert told[0] == told[1]
     assert shards[0] == shards[1]
     assert counts[0] == counts[1] and min(counts[0]) > 0
+
+
+def test_two_who_ask_the_same_share_a_call_though_the_librarian_is_slow(tmp_path: Path) -> None:
+    """The second one's word that nothing is known may come when the first has its answer already."""
+    words = iter((0.0, 0.5))
+
+    async def unknown(key: str) -> None:
+        await asyncio.sleep(next(words))
+
+    worker = SimpleNamespace(
+        number=0,
+        order=SimpleNamespace(workers=1),
+        librarian=SimpleNamespace(found=SimpleNamespace(remote=unknown)),
+    )
+
+    async def both(url: str) -> Spent:
+        teacher = teacher_at(url)
+        asker = SharedAsker(teacher, Ledger(tmp_path / "ledger.sqlite"), worker=worker)
+        first, second = await asyncio.gather(asker.ask(question()), asker.ask(question()))
+        assert first == second
+        await teacher.aclose()
+        return asker.spent
+
+    with TeacherServer(tmp_path / "log") as server:
+        spent = asyncio.run(both(server.base_url))
+        assert server.count == 1
+    assert (spent.calls, spent.sent) == (1, 1)
 
 
 def workers() -> dict[int, str]:

@@ -88,6 +88,7 @@ class SharedAsker(Asker):
         known = await super().found(key)
         if known is None and self.worker.librarian is not None:
             known = await told(self.worker.librarian.found.remote(key))
+            known = known or await super().found(key)  # another who asks the same may have its answer meanwhile
         return known
 
 
