@@ -1,12 +1,14 @@
 """Which sum of base and adapter ships: all are made, each is scored as its file will have it, the best on dev is kept."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from small import write_task
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from workbench import registry
 from workbench.config import load_config
@@ -71,9 +73,29 @@ def test_any_of_them_may_be_kept(context: Context, monkeypatch: pytest.MonkeyPat
     assert kept_rounded(context.out) is (best == ROUNDED)
     assert as_kept(context.config.distil, context.out).last_mile == (0.5 if best == ROUNDED else 0)
     line = told(context.out)
-    assert line.endswith("% exact on dev, each rounded to the Q4_0 grid") and line.count("50.0") == 2
+    assert line.endswith("% exact on dev, rounded to the Q4_0 grid") and line.count("50.0") == 2
     assert line.startswith(
         "the adapter of the last mile 60.0" if best == ROUNDED else "the adapter of before the last mile on"
+    )
+
+
+def test_without_a_last_mile_too_what_counts_is_the_file(
+    context: Context, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is best unrounded may be worth little in a file of four bits."""
+    plain = load_config(student={"model": str(tiny)}, train=TRAIN)
+    context = replace(context, config=plain, inputs={**context.inputs, "train": tmp_path / "plain"})
+    rows = tuple(pairs(context.task, context.examples("dev")))
+    learn(Job(base=tiny, rows=rows, dev=rows, config=plain.train, distil=plain.distil, work=tmp_path / "plain"), print)
+
+    def scored(folder: Path, dev: Any, grid: Any) -> tuple[float, float]:
+        unrounded, in_file = (0.5, 0.1) if folder.name == "base" else (0.4, 0.3)
+        return (in_file if grid is GRIDS["Q4_0"] else unrounded), 1.0
+
+    monkeypatch.setattr(students, "dev_exact", scored)
+    merge.run(context)
+    assert told(context.out) == (
+        "the adapter on the base in NF4 30.0, the adapter on the base 10.0 % exact on dev, rounded to the Q4_0 grid"
     )
 
 
@@ -105,3 +127,20 @@ def test_a_score_on_the_grid_is_that_of_rounded_weights(context: Context, tiny: 
     dev = pairs(context.task, context.examples("dev"))
     assert students.dev_exact(tiny, dev, GRIDS["Q8_0"]) == students.dev_exact(tmp_path / "rounded", dev)
     assert students.dev_exact(tiny, dev, GRIDS["Q8_0"]) != students.dev_exact(tiny, dev)
+
+
+def test_weights_that_are_not_of_whole_blocks_stay(context: Context, tiny: Path, tmp_path: Path) -> None:
+    """llama.cpp leaves them in 16 bits."""
+    config = AutoConfig.from_pretrained(tiny, intermediate_size=120)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "odd")
+    for file in tiny.glob("tokenizer*"):
+        (tmp_path / "odd" / file.name).write_bytes(file.read_bytes())
+    dev, seen = pairs(context.task, context.examples("dev")), set[int]()
+
+    def noted(weight_O_I: torch.Tensor) -> torch.Tensor:
+        seen.add(weight_O_I.shape[1])
+        return GRIDS["Q4_0"](weight_O_I)
+
+    students.dev_exact(tmp_path / "odd", dev, noted)
+    assert seen == {64}

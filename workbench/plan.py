@@ -90,7 +90,7 @@ STAGES = (
         resumes=True,
         before=("train",),
     ),
-    Stage("merge", 4, ("examples", "train"), ("student", "train", "rounds", "distil"), TRAINING, code=False),
+    Stage("merge", 5, ("examples", "train"), ("student", "train", "rounds", "distil"), TRAINING, code=False),
     Stage(
         "export",
         4,

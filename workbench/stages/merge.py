@@ -1,7 +1,8 @@
 """Adapter and base -> plain weights: on the original base and on the base as training saw it; the best on dev is kept.
 
-Where the last steps were trained with rounded weights, their adapter stands beside the best one of the steps before. Each is
-then scored with its weights rounded to the grid, as a file without an importance matrix has them.
+Each is scored with its weights rounded to the grid of `distil.grid`, as a file without an importance matrix has them: what is
+best unrounded may be worth little in a file of four bits. Where the last steps were trained with rounded weights, their adapter
+stands beside the best one of the steps before.
 """
 
 import shutil
@@ -37,7 +38,7 @@ def run(context: Context) -> None:
     base = prepare_base(models.path_or_name(config.student.model), context.cache / "students")
     dev = pairs(context.task, context.examples("dev"))
     ways = ways_of(config, context.inputs["train"])
-    grid = GRIDS[config.distil.grid] if ROUNDED in ways else None
+    grid = GRIDS[config.distil.grid]
     scores: dict[str, tuple[float, float]] = {}
     for name, way in ways.items():
         folder = merge(base, way.adapter, context.out / name, onto=way.onto)
@@ -50,7 +51,7 @@ def run(context: Context) -> None:
         if name != best:
             shutil.rmtree(context.out / name)
     found = {name: {"dev_exact": exact, "dev_loss": loss} for name, (exact, loss) in scores.items()}
-    write_json(context.out / REPORT, {"kept": best, "scores": found, "grid": config.distil.grid if grid else ""})
+    write_json(context.out / REPORT, {"kept": best, "scores": found, "grid": config.distil.grid})
     context.say(f"merge: {told(context.out)}")
 
 
@@ -78,15 +79,15 @@ def as_kept(distil: DistilConfig, merged: Path) -> DistilConfig:
 def told(merged: Path) -> str:
     """What was kept, and how each did on dev, in a line."""
     found = read_json(merged / REPORT)
-    grid, kept = found.get("grid", ""), found["kept"]
-    adapter = "the adapter of before the last mile" if grid else "the adapter"
+    grid, kept, scores = found.get("grid", ""), found["kept"], found["scores"]
+    adapter = "the adapter of before the last mile" if ROUNDED in scores else "the adapter"
     names = {
         ROUNDED: "the adapter of the last mile",
         SEEN: f"{adapter} on the base in NF4",
         BASE: f"{adapter} on the base",
     }
     exact = [
-        f"{names[name]} {100 * found['scores'][name]['dev_exact']:.1f}"
-        for name in sorted(found["scores"], key=lambda name: bool(name != kept))
+        f"{names[name]} {100 * scores[name]['dev_exact']:.1f}"
+        for name in sorted(scores, key=lambda name: bool(name != kept))
     ]
-    return f"{', '.join(exact)} % exact on dev{f', each rounded to the {grid} grid' if grid else ''}"
+    return f"{', '.join(exact)} % exact on dev{f', rounded to the {grid} grid' if grid else ''}"

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from workbench.errors import StudentError
 from workbench.students.batches import encode
-from workbench.students.grid import Grid
+from workbench.students.grid import BLOCK, Grid
 from workbench.students.load import load_model, load_tokenizer
 from workbench.students.losses import dev_score
 from workbench.students.packed import pack
@@ -59,8 +59,8 @@ def merge(base: Path, adapter: Path, out: Path, onto: Literal["base", "quantized
 def dev_exact(folder: Path, dev: Sequence[Pair], grid: Grid | None = None, tokens: int = 1500) -> tuple[float, float]:
     """(exact match as a share from 0 to 1, nats per completion token) of a plain folder on `dev`, without generating.
 
-    With a `grid` its weights are rounded first, as a file's are. `tokens` is the size of a batch without padding. Raises
-    StudentError if `dev` is empty or the folder cannot be loaded.
+    With a `grid` its weights are rounded first, as a file's are; those that are not of whole blocks stay, as there. `tokens` is
+    the size of a batch without padding. Raises StudentError if `dev` is empty or the folder cannot be loaded.
     """
     if not dev:
         raise StudentError("there are no dev rows to score", "put examples into the task's dev split")
@@ -69,7 +69,8 @@ def dev_exact(folder: Path, dev: Sequence[Pair], grid: Grid | None = None, token
     model = load_model(folder)
     if grid is not None:
         for layer in _layers(model):
-            layer.weight.copy_(grid(layer.weight.float()))
+            if layer.in_features % BLOCK == 0:
+                layer.weight.copy_(grid(layer.weight.float()))
     pack(model)
     score = dev_score(model, rows, pad=int(tokenizer.pad_token_id), tokens=tokens)
     return score.exact, score.loss
