@@ -1,5 +1,6 @@
 """The grids are llama.cpp's own, and a student that is trained on one is what its file will be."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import torch
 from gguf import GGMLQuantizationType, quants
 from safetensors.torch import load_file
 from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from workbench.errors import StudentError
 from workbench.students import qlora
-from workbench.students.grid import GRIDS
+from workbench.students.grid import BLOCK, GRIDS
 from workbench.students.lesson import Lesson
 from workbench.students.load import load_model
 from workbench.students.lora import _GridProduct, onto_grid, with_lora
@@ -74,6 +76,30 @@ def test_a_fresh_adapter_beside_a_grid_is_the_rounded_model(smollm2_hf: Path) ->
         assert (model(ids).logits - wanted).abs().max() > 0.1, "not rounded any more"
         onto_grid(model, GRIDS["Q4_0"])
         torch.testing.assert_close(model(ids).logits, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_a_layer_whose_inputs_fill_no_blocks_is_not_rounded_as_in_the_file() -> None:
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=80, num_hidden_layers=1, num_attention_heads=4
+    )
+    torch.manual_seed(6)
+    plain = LlamaForCausalLM(config)
+    model = with_lora(copy.deepcopy(plain), r=2, alpha=4, dropout=0.0, dtype=torch.float32, grid=GRIDS["Q4_0"])
+    head, kept = plain.get_output_embeddings(), []
+    with torch.no_grad():
+        for name, module in plain.named_modules():
+            if isinstance(module, torch.nn.Linear) and module is not head:
+                if module.in_features % BLOCK:
+                    kept.append(name)
+                else:
+                    module.weight.copy_(GRIDS["Q4_0"](module.weight.bfloat16().float()))
+        ids = torch.tensor([[5, 8, 30, 12]])
+        assert kept == ["model.layers.0.mlp.down_proj"]
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits)
+        onto_grid(model, None)
+        assert (model(ids).logits - plain(ids).logits).abs().max() > 1e-4, "not rounded any more"
+        onto_grid(model, GRIDS["Q4_0"])
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits)
 
 
 def test_in_the_last_mile_alone_weights_are_rounded_and_only_its_adapters_count(

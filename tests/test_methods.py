@@ -28,7 +28,7 @@ from workbench.students.load import load_model
 from workbench.students.lora import onto_grid
 from workbench.students.losses import completion_loss
 from workbench.students.settings import DistilConfig, Pair, TrainConfig
-from workbench.types import Judgement, Row
+from workbench.types import Judgement, Message, Row
 
 PACKAGE = """\
 from workbench.methods import Method
@@ -187,13 +187,13 @@ def test_of_the_students_own_words_only_what_the_teacher_thinks_is_learned(tiny:
     )
 
 
-def test_it_is_told_before_a_teacher_is_paid_that_there_is_no_corpus(
+def test_it_is_told_before_a_teacher_is_paid_that_nothing_is_unanswered(
     server: TeacherServer, tmp_path: Path, tiny: Path
 ) -> None:
-    write_task(tmp_path)
+    write_task(tmp_path).write_text(TASK.replace(', "inverse")', ")"))
     done = here(tmp_path, "run", "talk.py", "--method", "dagger", "--teacher", "fake", "--student", str(tiny),
                 "--set", f"teacher.base_url={server.base_url}")  # fmt: skip
-    assert done.returncode != 0 and "talk has none" in done.stderr
+    assert done.returncode != 0 and "talk comes by none" in done.stderr
     assert server.count == 0
 
 
@@ -279,3 +279,32 @@ def test_what_passes_is_learned_and_the_teacher_is_asked_about_the_rest(
     assert (funnel["candidates"], funnel["own"], funnel["calls"]) == (5, 1, 4)
     rows = {row.source: row for row in read_jsonl(stage(project, "select.2") / "rows.jsonl", Row)}
     assert rows["student"].completion == "[]" and rows["student"].teacher.startswith("fake")
+
+
+@pytest.mark.parametrize(("answer", "source"), [("[]", "student"), ("open maps", "attempted")])
+def test_without_a_corpus_it_answers_what_a_teacher_wrote_in_vain(
+    tiny: Path, tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch, answer: str, source: str
+) -> None:
+    """The teacher writes `open maps` for any answer, and reads nothing in it: each of its rows is refused."""
+
+    def says(gguf: Path, chats: list[list[Message]], *_: object, **how: object) -> list[Answer]:
+        if "temperature" not in how:  # its exam
+            return [Answer("[]", 1) for _ in chats]
+        assert [chat[-1].content for chat in chats] == ["open maps"]
+        return [Answer(answer, 1)]
+
+    for place in ("workbench.stages.attempt.ask_all", "workbench.stages.export.ask_all"):
+        monkeypatch.setattr(place, says)
+    with TeacherServer(tmp_path / "log.jsonl", text="open maps") as teacher:
+        sets = (f"teacher.base_url={teacher.base_url}", "sample.max_calls=12", "sample.hopeless_after=1000",
+                "train.max_steps=4", "select.empty_margin=-1")  # fmt: skip
+        told = walk(project, "dagger", tiny, "fake", *sets, until="select.2")
+    assert f"the student answered 1 of 1 inputs, {int(source == 'student')} pass" in told
+    before, found = (
+        [item.candidate for item in read_jsonl(stage(project, label) / "candidates.jsonl", Judgement)]
+        for label in ("sample", "sample.2")
+    )
+    assert {one.source for one in before} == {"inverse"} and found[: len(before)] == before
+    (first, *rest) = found[len(before) :]
+    assert (first.source, first.text, first.example.input) == (source, answer, {"text": "open maps"})
+    assert first.example.target is None and {one.source for one in rest} <= {"inverse"}

@@ -15,7 +15,7 @@ from peft import PeftModel
 
 from workbench.errors import StudentError
 from workbench.students import qlora
-from workbench.students.batches import IGNORE, batches, collate, encode, plan
+from workbench.students.batches import IGNORE, batches, by_length, collate, encode, plan
 from workbench.students.load import load_model, load_tokenizer, prepare_base
 from workbench.students.losses import dev_score
 from workbench.students.merge import dev_exact, merge
@@ -137,8 +137,15 @@ def test_batches_are_repeatable_and_hold_each_row_once() -> None:
     assert found == batches(lengths, 200, seed=1, epoch=0) != batches(lengths, 200, seed=1, epoch=1)
     assert sorted(row for batch in found for row in batch) == list(range(102))
     assert all(sum(lengths[row] for row in batch) <= 200 or len(batch) == 1 for batch in found)
-    padded = sum(len(batch) * max(lengths[row] for row in batch) for batch in found)
-    assert padded < 1.2 * sum(lengths)
+    assert by_length(lengths[:0], 200) == []
+    sorted_ = by_length(lengths, 200)
+    assert sorted(row for batch in sorted_ for row in batch) == list(range(102))
+
+    def padding(some: list[list[int]]) -> float:
+        return sum(len(batch) * max(lengths[row] for row in batch) for batch in some) / sum(lengths)
+
+    assert padding(sorted_) < 1.1, "rows that are only read stand with their like"
+    assert padding(found) > 1.4, "a step's rows are of all lengths"
     whole = plan(lengths, 200, 1, 2.0)
     broken = plan(lengths, 200, 1, 1.5)
     assert whole[: len(broken)] == broken and whole[-1][0] == 2.0 and 1.5 <= broken[-1][0] < 1.6

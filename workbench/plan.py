@@ -82,7 +82,7 @@ STAGES = (
     Stage("select", 7, ("examples", "sample"), ("select", "leaks", "rounds"), ("datasketch", "scikit-learn")),
     Stage(
         "train",
-        5,
+        6,
         ("examples", "select"),
         ("student", "train", "rounds", "distil"),
         TRAINING,
@@ -111,7 +111,7 @@ CAPTURE = Stage(  # before the training, where that learns from what the teacher
 )
 ASSISTANT = Stage(  # before the capture, where another model reads the rows in the teacher's place
     "assistant",
-    1,
+    2,
     ("examples", "select"),
     ("train", "distil"),
     TRAINING,
@@ -147,7 +147,7 @@ def _round(method: Method, number: int, assisted: bool) -> list[Stage]:
     def reads(name: str, what: str) -> None:
         found[name] = found[name]._replace(needs=(*found[name].needs, what))
 
-    if attempts and method.attempts == "corpus":
+    if attempts and method.attempts == "unanswered":
         reads("sample", "attempt")
         found["train"] = found["train"]._replace(before=("train", "select"))
     elif attempts:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 Captures = Literal["", "rows", "attempts"]
-Attempts = Literal["", "corpus", "rows"]
+Attempts = Literal["", "unanswered", "rows"]
 
 
 class Method:
@@ -21,7 +21,7 @@ class Method:
 
     `captures`: a teacher is asked what it thinks of the shard's rows, or of the student's attempts; it runs here, or tells that
     of rows with its answers.
-    `attempts`: from the second round on, the student of the round before answers first: inputs of the corpus that nobody
+    `attempts`: from the second round on, the student of the round before answers first: inputs that nobody
     answered yet, or those of the shard. `rounds`: at least so many. Raise `version` when it comes to do something else.
     """
 

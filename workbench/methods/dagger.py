@@ -9,5 +9,5 @@ class Dagger(Method):
     title = (
         "the rows' text, of which some is the student's own where the validators let it pass, and a teacher's where not"
     )
-    attempts = "corpus"
+    attempts = "unanswered"
     rounds = 2

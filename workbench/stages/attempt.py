@@ -1,10 +1,11 @@
 """What the student of the round before makes of inputs, before a teacher is asked about them: its own words, judged.
 
 The file that would ship answers, at `distil.warmth`. Which inputs: those of a corpus that no round asked about yet, in the
-order in which they would be asked; or those of the shard, for a teacher to look at what was written there.
+order in which they would be asked, or where the task has none those that a teacher wrote in vain; or those of the shard, for a
+teacher to look at what was written there.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from workbench import methods, models
@@ -31,8 +32,8 @@ def run(context: Context) -> None:
     like). An input that is too long for the student is left out. Raises EdgeError."""
     config, leaks = context.config, Leaks()
     before = list(read_jsonl(context.inputs["select before"] / "rows.jsonl", Row))
-    if methods.named(config.distil.method).attempts == "corpus":
-        inputs = list(islice(_of_corpus(context, leaks), config.distil.attempts))
+    if methods.named(config.distil.method).attempts == "unanswered":
+        inputs = list(islice(_unanswered(context, leaks), config.distil.attempts))
     else:
         inputs = _of_shard(before, context.round, config.distil.attempts)
     fitting = _fitting(context, inputs)
@@ -65,14 +66,14 @@ def run(context: Context) -> None:
 
 
 def try_method(task: Task, config: Config) -> None:
-    """Told before a teacher is paid. Raises ConfigError where the student is to answer a corpus, and the task has none, and
-    where nobody would be learned from."""
+    """Told before a teacher is paid. Raises ConfigError where the student is to answer inputs that nobody answered, and
+    the task comes by none, and where nobody would be learned from."""
     name = config.distil.method
     method, inputs = methods.named(name), {"corpus", "forward"} & set(task.sources)
-    if method.attempts == "corpus" and "corpus" not in task.sources:
+    if method.attempts == "unanswered" and not (inputs or "inverse" in task.sources):
         raise ConfigError(
-            f"--method {name}: the student answers inputs of a corpus, and {task.name} has none",
-            "give the task a file of inputs that nobody labelled",
+            f"--method {name}: the student answers inputs that nobody answered yet, and {task.name} comes by none",
+            'give the task a corpus, a file of inputs that nobody labelled, or the source "inverse"',
         )
     if config.readers and not method.captures:
         raise ConfigError(
@@ -122,16 +123,31 @@ def _joined(names: Iterable[str]) -> str:
     return ", ".join(sorted({name for some in names for name in some.split(", ") if name}))
 
 
-def _of_corpus(context: Context, leaks: Leaks) -> Iterator[Example]:
-    asked = {
-        item.candidate.example.id
-        for item in read_jsonl(context.inputs["sample before"] / "candidates.jsonl", Judgement)
-    }
-    seeds, corpus = context.examples("seed"), context.task.corpus()
-    order = asked_order(context, corpus, seeds)
-    for wish in unlabelled(context, corpus, order, seeds, asked, leaks):
-        assert wish.example is not None, "a corpus holds inputs"
+def _unanswered(context: Context, leaks: Leaks) -> Iterator[Example]:
+    before = read_jsonl(context.inputs["sample before"] / "candidates.jsonl", Judgement)
+    found: Sequence[Example]
+    if "corpus" in context.task.sources:
+        found, asked = context.task.corpus(), {item.candidate.example.id for item in before}
+    else:
+        found, asked = in_vain(before), set[str]()
+    seeds = context.examples("seed")
+    order = asked_order(context, found, seeds)
+    for wish in unlabelled(context, found, order, seeds, asked, leaks):
+        assert wish.example is not None, "it is an input"
         yield wish.example.model_copy(update={"source": SOURCE})
+
+
+def in_vain(before: Iterable[Judgement]) -> list[Example]:
+    """Inputs that a teacher wrote for an answer, and whose candidate did not pass: what they ask for is open."""
+    kept: dict[str, Example] = {}
+    passed = set()
+    for item in before:
+        example = item.candidate.example
+        if item.verdict.outcome == "pass":
+            passed.add(example.id)
+        elif example.id:  # else it was no input of the task
+            kept[example.id] = example.model_copy(update={"target": None})
+    return [example for name, example in kept.items() if name not in passed]
 
 
 def _of_shard(rows: list[Row], round_: int, count: int) -> list[Example]:

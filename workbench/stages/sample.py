@@ -9,7 +9,7 @@ import asyncio
 import gc
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Container, Coroutine, Sequence
+from collections.abc import Callable, Collection, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -31,6 +31,7 @@ from workbench.teachers.prompts import by_group
 from workbench.types import Example, Judgement
 
 Maker = Callable[[Context, Turn, Sequence[Example]], Coroutine[Any, Any, Wishes]]
+ATTEMPTED = "attempted"  # the source of inputs that the student failed at, in a task without a corpus
 TOLD = 128  # wishes between two words on how it goes
 ENOUGH, ALL_TRIED = "enough", "all wishes were tried"  # how sampling ends where no budget and no yield ends it
 
@@ -71,26 +72,33 @@ def _earlier(context: Context, write: Callable[[Judgement], None], leaks: Leaks)
     return read_json(before / "funnel.json"), asked
 
 
-def _attempts(context: Context, write: Callable[[Judgement], None], leaks: Leaks) -> tuple[set[str], set[str]]:
+def _attempts(
+    context: Context, write: Callable[[Judgement], None], leaks: Leaks
+) -> tuple[set[str], dict[str, Example]]:
     """What the student says of inputs that nobody answered yet, where it was asked: the examples of which that passes and is a
-    candidate, and those about which the teacher is asked first."""
+    candidate, and those about which the teacher is asked first, by their ids."""
+    passed, rest = set[str](), dict[str, Example]()
     attempt = context.inputs.get("attempt")
     if attempt is None:
-        return set(), set()
-    passed, rest = set(), set()
+        return passed, rest
     for item in read_jsonl(attempt / ATTEMPTS, Judgement):
+        example = item.candidate.example
         if item.verdict.outcome == "pass":
             write(item)
-            passed.add(item.candidate.example.id)
+            passed.add(example.id)
         else:
-            rest.add(item.candidate.example.id)
+            rest[example.id] = example
     for row, ways in read_json(attempt / "leaks.json").items():
         add_leaks(leaks, [row], ways)
     return passed, rest
 
 
 async def _sample(
-    context: Context, write: Callable[[Judgement], None], leaks: Leaks, asked: Container[str], first: Container[str]
+    context: Context,
+    write: Callable[[Judgement], None],
+    leaks: Leaks,
+    asked: Container[str],
+    first: Mapping[str, Example],
 ) -> dict[str, Any]:
     config = context.config.sample
     share = context.config.rounds.count
@@ -171,12 +179,17 @@ def _engine(context: Context, pool: Pool, seeds: list[Example]) -> Granter | Clu
     return Granter(context.task, context.config, pool, seeds, mode, bench_for(context.task, cores()))
 
 
-def _makers(task: Task, leaks: Leaks, asked: Container[str], first: Container[str]) -> list[tuple[str, Maker]]:
-    """Of the wishes, a source each, in the task's order. A corpus is read here, before anything is asked. Raises DataError."""
+def _makers(task: Task, leaks: Leaks, asked: Container[str], first: Mapping[str, Example]) -> list[tuple[str, Maker]]:
+    """Of the wishes, a source each, in the task's order. A corpus is read here, before anything is asked. Where there is none,
+    what the student failed at comes before all. Raises DataError."""
     makers: dict[str, Maker] = {"inverse": inverse_wishes, "forward": forward_wishes}
-    if "corpus" in task.sources:
+    sources: Sequence[str] = task.sources
+    if "corpus" in sources:
         makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks, asked=asked, first=first)
-    return [(source, makers[source]) for source in task.sources if source in makers]
+    elif first:
+        makers[ATTEMPTED] = partial(corpus_wishes, corpus=[*first.values()], leaks=leaks, source=ATTEMPTED)
+        sources = (ATTEMPTED, *sources)
+    return [(source, makers[source]) for source in sources if source in makers]
 
 
 async def _given_up(tasks: Collection[asyncio.Task[Any]]) -> None:

@@ -129,6 +129,7 @@ async def corpus_wishes(
     leaks: Leaks,
     asked: Container[str] = (),
     first: Container[str] = (),
+    source: str = "corpus",
 ) -> Wishes:
     """The author's own inputs, but for those that are seeds already or too like a dev or test row to be shown to a teacher.
     Each is read, and looked at, when its turn comes; the held-out rows that one was too like go into `leaks`. What was `asked`
@@ -139,7 +140,7 @@ async def corpus_wishes(
             *sorted(order[:LOOKED_AT], key=lambda place: corpus[place].id not in first),
             *order[LOOKED_AT:],
         ]
-    return Wishes("corpus", len(order), unlabelled(context, corpus, order, seeds, asked, leaks))
+    return Wishes(source, len(order), unlabelled(context, corpus, order, seeds, asked, leaks, source))
 
 
 def asked_order(context: Context, corpus: Sequence[Example], seeds: Sequence[Example]) -> list[int]:
@@ -165,6 +166,7 @@ def unlabelled(
     seeds: Sequence[Example],
     asked: Container[str],
     leaks: Leaks,
+    source: str = "corpus",
 ) -> Iterator[Wish]:
     """A wish for each input of the corpus that may be asked about, in the given order of places."""
     gate, known = HeldOut(context), {seed.id for seed in seeds}
@@ -174,6 +176,6 @@ def unlabelled(
             continue
         like = gate.like(example)
         if like is None:
-            yield Wish("corpus", example=example)
+            yield Wish(source, example=example)
         else:
             add_leaks(leaks, like.rows, [like.way])

@@ -18,7 +18,6 @@ from workbench.students.rendering import Rendering
 from workbench.students.settings import Pair
 
 IGNORE = -100
-WINDOW_BATCHES = 8  # batches that share one sorting by length
 
 
 class Encoded(NamedTuple):
@@ -73,40 +72,31 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequ
 
 
 def batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row numbers in batches of at most `tokens` without padding (a longer row stands alone), each row once.
+    """Row numbers in a random order, in batches of at most `tokens` without padding (a longer row stands alone), each row once.
 
-    Rows are shuffled, then neighbours in length share a batch within a window of some batches: sorting all rows by length
-    would pad a little less, but put rows of one kind (the long ones with an empty answer) into one step, which throws
-    a small student back.
+    Neighbours in length would pad less, but make each step one of a kind (the long ones are empty answers, say), which throws a
+    student back: docs/results.md, "Rows of a step".
     """
-    rng = random.Random(f"{seed}/{epoch}")
-    shuffled = list(range(len(lengths)))
-    rng.shuffle(shuffled)
+    order = list(range(len(lengths)))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return _filled(order, lengths, tokens)
+
+
+def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """The same for rows that are only read: those that are alike in length share a batch, for the least of padding."""
+    return _filled(sorted(range(len(lengths)), key=lambda row: lengths[row]), lengths, tokens)
+
+
+def _filled(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
     found: list[list[int]] = []
-    for window in _windows(shuffled, lengths, tokens * WINDOW_BATCHES):
-        held, batch = 0, list[int]()
-        for row in sorted(window, key=lambda row: lengths[row]):
-            if batch and held + lengths[row] > tokens:
-                found.append(batch)
-                held, batch = 0, []
-            held += lengths[row]
-            batch.append(row)
-        found.append(batch)
-    rng.shuffle(found)
-    return found
-
-
-def _windows(rows: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
-    """Consecutive rows, cut whenever `tokens` are reached."""
-    cut: list[list[int]] = [[]]
     held = 0
-    for row in rows:
-        if held >= tokens:
-            cut.append([])
+    for row in order:
+        if not found or held + lengths[row] > tokens:
+            found.append([])
             held = 0
-        cut[-1].append(row)
+        found[-1].append(row)
         held += lengths[row]
-    return [window for window in cut if window]
+    return found
 
 
 def plan(

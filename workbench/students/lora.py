@@ -35,8 +35,9 @@ def with_lora(
     unpacked: bool = False,
 ) -> PeftModel:
     """The model, frozen, with fresh LoRA matrices. `dtype` is what they will be computed in; with a `grid` the sum of base and
-    adapter is rounded to it in each pass. `unpacked`: no weight may stay in NF4 (students/shards.py). Raises StudentError where
-    a layer's inputs do not fill the grid's blocks, and where there is dropout with one of these."""
+    adapter is rounded to it in each pass, but for layers whose inputs do not fill its blocks, which stay as in
+    the file. `unpacked`: no weight may stay in NF4 (students/shards.py). Raises StudentError where there is dropout with one of
+    these."""
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]
@@ -59,7 +60,7 @@ def onto_grid(model: PeftModel, grid: Grid | None) -> None:
     for module in model.modules():
         if isinstance(module, LoraLayer) and isinstance(forward := module.forward, partial):
             layer, _ = forward.args
-            module.forward = partial(_forward, layer, grid)
+            module.forward = partial(_forward, layer, _of_blocks(grid, layer.get_base_layer()))
 
 
 def put_on(model: PeftModel, adapter: Path) -> None:
@@ -73,17 +74,17 @@ def put_on(model: PeftModel, adapter: Path) -> None:
 
 
 def _fuse(model: PeftModel, dtype: torch.dtype, grid: Grid | None) -> None:
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, LoraLayer):
             layer: Any = module
             base = layer.get_base_layer()
             if isinstance(base, torch.nn.Linear):
-                if grid is not None and base.in_features % BLOCK:
-                    raise StudentError(
-                        f"{name} has {base.in_features} inputs, no multiple of {BLOCK}", "train without a grid"
-                    )
                 base.weight = torch.nn.Parameter(_dense(base).to(dtype), requires_grad=False)
-                layer.forward = partial(_forward, layer, grid)
+                layer.forward = partial(_forward, layer, _of_blocks(grid, base))
+
+
+def _of_blocks(grid: Grid | None, base: Any) -> Grid | None:
+    return grid if base.in_features % BLOCK == 0 else None
 
 
 def _dense(base: Any) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from workbench.students.batches import IGNORE, Batch, Encoded, batches, collate
+from workbench.students.batches import IGNORE, Batch, Encoded, by_length, collate
 from workbench.students.divergence import NONE, Blend, Classes, Soft, blended, divergence, of_teacher
 from workbench.students.packed import states
 
@@ -140,7 +140,7 @@ def dev_score(model: torch.nn.Module, rows: Sequence[Encoded], *, pad: int, toke
     model.eval()
     device = next(plain.parameters()).device
     exact, loss, count = 0, 0.0, 0
-    for chosen in batches([len(row.ids) for row in rows], tokens, seed=0, epoch=0):
+    for chosen in by_length([len(row.ids) for row in rows], tokens):
         batch = collate([rows[row] for row in chosen], pad).to(device)
         hidden_L_H, targets_L, row_L, scored_L = labelled(plain, batch)
         wrong_B = torch.zeros(len(chosen), dtype=torch.bool, device=device)

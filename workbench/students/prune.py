@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from workbench.errors import StudentError
-from workbench.students.batches import Encoded, batches, collate
+from workbench.students.batches import Encoded, by_length, collate
 from workbench.students.folders import copy_settings, new_folder, read_config, read_shapes, read_tensors, write_model
 from workbench.students.load import load_model
 
@@ -56,7 +56,7 @@ def importance(base: Path, texts: Sequence[Encoded], *, tokens: int) -> Importan
     model = load_model(base)
     model.train(False)
     watch = _Watch(model)
-    for chosen in batches([len(row.ids) for row in texts], tokens, seed=0, epoch=0):
+    for chosen in by_length([len(row.ids) for row in texts], tokens):
         batch = collate([texts[row] for row in chosen], pad=0).to(model.device)
         watch.real_B_T = batch.mask_B_T.bool()
         model.base_model(input_ids=batch.ids_B_T, attention_mask=batch.mask_B_T, use_cache=False)
