@@ -158,4 +158,9 @@ def test_the_two_tasks_read_the_same_rows() -> None:
     for ours, theirs in zip(reasoned.examples("test"), bare.examples("test"), strict=True):
         assert ours.id == theirs.id and theirs.target == {"answer": ours.target["answer"]}
         assert round(ours.target["answer"], 2) == ours.target["answer"]
-    assert Path(reasoned.data.root) == Path(bare.data.root)
+    aside = registry.load("word_asides")
+    assert Path(reasoned.data.root) == Path(bare.data.root) == Path(aside.data.root)
+    assert aside.prompt.instructions == reasoned.prompt.instructions and try_task(aside).ok
+    value = reasoned.examples("test")[0].target
+    assert aside.output.aside(value) == value["steps"]
+    assert aside.output.student_text(value) == bare.output.dump({"answer": value["answer"]})

@@ -118,7 +118,8 @@ def test_a_run_learns_from_what_its_teacher_thinks(smollm2_hf: Path, tiny: Path,
 
 def test_a_student_larger_than_its_teacher_is_told(smollm2_hf: Path, tiny: Path, project: Path) -> None:
     said = kd(project, tiny, smollm2_hf, until="capture")
-    assert f"the student {smollm2_hf} is larger than its teacher {tiny}" in said
+    assert f"the student {smollm2_hf} is larger than hf:{tiny}, which reads for it" in said
+    assert "sample" not in said, "before the teacher is asked anything"
 
 
 def test_a_teacher_behind_an_api_is_refused_before_it_is_paid() -> None:
@@ -237,7 +238,8 @@ def test_for_a_last_mile_the_teacher_reads_nothing_anew_and_the_student_is_train
 
 def test_a_last_mile_of_the_text_alone_is_in_the_bill_of_materials(project: Path) -> None:
     task = registry.load(str(project / "talk.py"))
-    plain, mile = (bill_of(task, load_config(sets=sets), [], "0") for sets in ((), ("distil.last_mile=0.3",)))
+    sft = "distil.method=sft"
+    plain, mile = (bill_of(task, load_config(sets=sets), [], "0") for sets in ((sft,), (sft, "distil.last_mile=0.3")))
     assert not [line for line in told(plain) if line.startswith("method")]
     assert "method   sft: the rows' text, in the last 30% of the steps by weights rounded to the Q4_0 grid" in told(
         mile

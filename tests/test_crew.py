@@ -75,7 +75,7 @@ def test_with_fsdp_a_step_may_have_fewer_rows_than_processes(tiny: Path, tmp_pat
     assert curve(both.work) == pytest.approx(curve(alone.work), rel=0.01)
     assert json.loads((both.work / "summary.json").read_text())["rounded"]
     with pytest.raises(ConfigError, match="spread over processes there is none"):
-        try_launch(load_config(runtime={"launch": "fsdp"}, train={"dropout": 0.1}))
+        try_launch(load_config(runtime={"launch": "fsdp"}, train={"dropout": 0.1}, distil={"method": "sft"}))
     with pytest.raises(StudentError, match="spread over processes takes no dropout"):
         launched(job(tiny, tmp_path / "w", config=config.model_copy(update={"dropout": 0.1})), "fsdp", print)
 

@@ -83,7 +83,7 @@ def test_without_a_last_mile_too_what_counts_is_the_file(
     context: Context, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is best unrounded may be worth little in a file of four bits."""
-    plain = load_config(student={"model": str(tiny)}, train=TRAIN)
+    plain = load_config(student={"model": str(tiny)}, train=TRAIN, distil={"method": "sft"})
     context = replace(context, config=plain, inputs={**context.inputs, "train": tmp_path / "plain"})
     rows = tuple(pairs(context.task, context.examples("dev")))
     learn(Job(base=tiny, rows=rows, dev=rows, config=plain.train, distil=plain.distil, work=tmp_path / "plain"), print)

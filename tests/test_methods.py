@@ -49,7 +49,14 @@ class Torn(Method):
 class Hasty(Method):
     name = "hasty"
     title = "the student answers, some day"
-    attempts = "corpus"
+    attempts = "unanswered"
+
+
+class Odd(Method):
+    name = "odd"
+    title = "the student answers what nobody knows"
+    attempts = "everything"
+    rounds = 2
 
 
 class Nothing:
@@ -64,7 +71,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     (folder / "outside.py").write_text(PACKAGE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    points = {name: f"outside:{name.title()}" for name in ("mine", "torn", "hasty", "nothing")} | {
+    points = {name: f"outside:{name.title()}" for name in ("mine", "torn", "hasty", "odd", "nothing")} | {
         "gone": "nowhere:Gone"
     }
     lines = "".join(f"{name} = {value}\n" for name, value in points.items())
@@ -86,13 +93,14 @@ def test_a_name_that_there_is_not() -> None:
 
 @pytest.mark.usefixtures("package")
 def test_a_package_brings_its_own() -> None:
-    assert methods.names()[6:] == ["gone", "hasty", "mine", "nothing", "torn"]
+    assert methods.names()[6:] == ["gone", "hasty", "mine", "nothing", "odd", "torn"]
     assert load_config(sets=("distil.method=mine",)).distil.method == "mine"
     for name, said in {
         "gone": "cannot be imported",
         "nothing": "is no workbench.methods.Method",
         "torn": "captured",
         "hasty": "in a second round",
+        "odd": "attempts is 'everything', which is none of '', 'unanswered', 'rows'",
     }.items():
         with pytest.raises(ConfigError, match=said):
             methods.named(name)
@@ -136,7 +144,8 @@ def test_the_first_round_is_the_text_alone() -> None:
 def test_weights_are_rounded_in_the_last_steps_of_qat_and_where_that_is_asked_for(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, half = DistilConfig(), DistilConfig(last_mile=0.5, grid="Q8_0")
+    plain, half = (DistilConfig(method="sft", last_mile=mile, grid="Q8_0") for mile in (None, 0.5))
+    assert DistilConfig().method == "qat"
     assert [methods.named(name).rounded(plain) for name in ("sft", "parent", "qat")] == [0, 0, 0.3]
     assert [methods.named(name).rounded(half) for name in ("sft", "qat")] == [0.5, 0.5]
     assert methods.named("qat").rounded(DistilConfig(last_mile=0)) == 0

@@ -17,7 +17,7 @@ from workbench.students.divergence import Blend
 from workbench.students.load import load_model, load_tokenizer
 from workbench.students.losses import causal, completion_loss
 from workbench.students.packed import pack
-from workbench.students.parent import Hidden, Parent, fits
+from workbench.students.parent import Hidden, Parent, apart, fits
 from workbench.students.rendering import rendering_for
 from workbench.students.settings import DistilConfig, Pair, TrainConfig
 from workbench.students.vocabulary import trimmed
@@ -104,6 +104,33 @@ def test_hidden_states_that_are_the_same_are_no_distance_apart(
         else (1 - functional.cosine_similarity(first.float(), second.float())).mean()
     )
     assert wanted > 0.01 and found - bare == pytest.approx(9 * wanted.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("width", [7, 4])
+@pytest.mark.parametrize("kind", ["cosine", "mse"])
+def test_how_far_hidden_states_are_apart_is_the_papers_formula_and_its_gradient(kind: Any, width: int) -> None:
+    """In float64: DistilBERT's cosine, TinyBERT's squared error through a projection, with their derivatives written out."""
+    draw = torch.Generator().manual_seed(8)
+    count, wide = 5, 7
+    own, its, projection = (
+        torch.randn(*shape, generator=draw, dtype=torch.float64)
+        for shape in ((count, width), (count, wide), (wide, width))
+    )
+    learned = (own.requires_grad_(), projection.requires_grad_())
+    found = apart(kind, own, its, projection if width != wide else None)
+    found.backward()  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        seen = own @ projection.T if width != wide else own
+        if kind == "mse":
+            wanted, by_seen = (seen - its).square().mean(), 2 * (seen - its) / seen.numel()
+        else:
+            lengths, others = seen.norm(dim=1, keepdim=True), its.norm(dim=1, keepdim=True)
+            angle = (seen * its).sum(1, keepdim=True) / (lengths * others)
+            wanted, by_seen = (1 - angle).mean(), (angle * seen / lengths**2 - its / (lengths * others)) / count
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+        grads = (by_seen @ projection, by_seen.T @ own) if width != wide else (by_seen,)
+        for leaf, grad in zip(learned, grads, strict=False):
+            torch.testing.assert_close(leaf.grad, grad, rtol=1e-6, atol=1e-9)
 
 
 def test_another_width_is_projected_and_learned(smollm2_hf: Path, tiny: Path) -> None:

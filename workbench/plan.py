@@ -205,7 +205,7 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
 def _slice(stage: Stage, config: Config, section: str) -> BaseModel:
     """What the stage looks at of a section: the whole, but for these."""
     if section == "distil" and stage.name == "assistant":
-        return DistilConfig(assistant=config.distil.assistant)
+        return DistilConfig(method="sft", assistant=config.distil.assistant)
     if section == "train" and stage.name == "assistant":  # whose words stay whole
         return config.train.model_copy(update={"resplit": None})
     if section == "distil" and stage.name in ("attempt", "capture"):  # who reads and answers knows of no grid

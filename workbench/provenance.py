@@ -96,7 +96,7 @@ def told(bill: Bill) -> Iterator[str]:
     for item in bill.rows:
         origin = f" by {item.teacher}, {item.licence or UNKNOWN}" if item.teacher else ""
         yield f"         {item.rows:,} {item.source}{origin}"
-    if (bill.method, bill.method_title) not in (("sft", ""), ("sft", methods.Sft.title)):
+    if bill.method != "sft" or bill.method_title not in ("", methods.Sft.title):
         yield f"method   {bill.method}{f': {bill.method_title}' if bill.method_title else ''}"
     for name, licence in bill.readers:
         yield f"read by  {name}, {licence}"

@@ -113,6 +113,7 @@ class Row(Frozen):
     prompt: str
     completion: str
     source: str
+    aside: str = ""  # what is learned beside it, behind a prompt of its own
     call: str = ""
     teacher: str = ""
     licence: str = ""

@@ -2,9 +2,10 @@
 
 import difflib
 from importlib.metadata import EntryPoint, entry_points
+from typing import get_args
 
 from workbench.errors import ConfigError
-from workbench.methods.base import Method
+from workbench.methods.base import Attempts, Captures, Method
 from workbench.methods.dagger import Dagger
 from workbench.methods.gkd import Gkd
 from workbench.methods.kd import Kd
@@ -43,6 +44,12 @@ def named(name: str) -> Method:
     method = found() if isinstance(found, type) else found
     if not isinstance(method, Method):
         raise ConfigError(f"{point.value} is no workbench.methods.Method", "mend its package")
+    for attribute, known in (("captures", Captures), ("attempts", Attempts)):
+        if (value := getattr(method, attribute)) not in get_args(known):
+            choices = ", ".join(repr(one) for one in get_args(known))
+            raise ConfigError(
+                f"{point.value}: {attribute} is {value!r}, which is none of {choices}", "mend its package"
+            )
     if (method.attempts == "rows") != (method.captures == "attempts"):
         raise ConfigError(f"{point.value}: attempts at the shard's rows are there to be captured", "mend its package")
     if method.attempts and method.rounds < 2:

@@ -44,6 +44,9 @@ class Output(Protocol):
     def schema(self) -> dict[str, Any]:
         """JSON schema of the answer."""
 
+    def student_schema(self) -> dict[str, Any]:
+        """The same for what a student writes, which may be less."""
+
     def describe(self) -> str:
         """The schema in a few short lines, for a teacher's prompt."""
 
@@ -54,10 +57,17 @@ class Output(Protocol):
         """A JSON value -> its one spelling (defaults dropped, numbers as the schema has them). Raises ParseError."""
 
     def dump(self, value: Any) -> str:
+        """Canonical value -> the text of a whole answer."""
+
+    def student_text(self, value: Any) -> str:
         """Canonical value -> the text that the student learns to write."""
 
+    def aside(self, value: Any) -> str:
+        """What the student learns beside it, and does not write; empty where there is nothing."""
+
     def scored_chars(self, value: Any) -> tuple[int, int | None]:
-        """Where in `dump(value)` the characters that count for an exact match begin and where they end; None: with the text."""
+        """Where in `student_text(value)` the characters that count for an exact match begin and where they end; None: with
+        the text."""
 
     def group(self, value: Any) -> str:
         """A coarse class of the value (first function, first choice field): few-shot blocks are shared within it."""

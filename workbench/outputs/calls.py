@@ -98,8 +98,17 @@ class Calls:
         kept = {key: item for key, item in full.items() if key not in defaults or item != defaults[key]}
         return {"name": name, "arguments": {key: item for key, item in kept.items() if item is not None}}
 
+    def student_schema(self) -> dict[str, Any]:
+        return self.schema()
+
     def dump(self, value: Any) -> str:
         return compact(value)
+
+    def student_text(self, value: Any) -> str:
+        return self.dump(value)
+
+    def aside(self, value: Any) -> str:
+        return ""
 
     def scored_chars(self, value: Any) -> tuple[int, int | None]:
         return 0, None

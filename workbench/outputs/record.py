@@ -1,7 +1,9 @@
 """Extraction and routing: an answer is one typed record, `{"queue": "billing", "order_number": null, ...}`.
 
 Fields named in `ignore` (free text such as a summary) are written last and are no part of exact match. Nor are those named in
-`rationale`, which are written first: what is said there, the rest of the answer is drawn from.
+`rationale`, which are written first: what is said there, the rest of the answer is drawn from. With `aside` a teacher alone
+writes a rationale; the student learns it beside the answer, behind a prompt of its own (Hsieh et al. 2023, Distilling
+step-by-step, arXiv:2305.02301).
 """
 
 from collections.abc import Sequence
@@ -27,7 +29,8 @@ from workbench.outputs.base import (
 
 class Record:
     """One record of `model`; `ignore` and `rationale` name the fields that are not scored, `group_by` the field that rows are
-    grouped by (a number by how many digits it has before the point)."""
+    grouped by (a number by how many digits it has before the point). With `aside` each field of the rationale wants a default,
+    for the student's answers do without; raises TypeError where one has none."""
 
     metrics = ("exact", "field_accuracy")
 
@@ -38,19 +41,31 @@ class Record:
         ignore: Sequence[str] = (),
         rationale: Sequence[str] = (),
         group_by: str | None = None,
+        aside: bool = False,
     ) -> None:
         self.model = model
         self.ignore = tuple(ignore)
         self.rationale = tuple(rationale)
         self.scored = tuple(name for name in model.model_fields if name not in (*self.ignore, *self.rationale))
         self.order = (*self.rationale, *self.scored, *self.ignore)
+        self._asides = self.rationale if aside else ()
+        self._spoken = tuple(name for name in self.order if name not in self._asides)
+        for name in self._asides:
+            if model.model_fields[name].is_required():
+                raise TypeError(f'{model.__name__}.{name} is learned aside, and wants a default: {name}: str = ""')
         self.group_by = group_by or self.scored[0]
         self._kinds = {name: kind_of(spec) for name, spec in self.schema()["properties"].items()}
 
     def schema(self) -> dict[str, Any]:
         """JSON schema of the record, every field required: the rationale, the scored fields, the others."""
+        return self._schema(self.order)
+
+    def student_schema(self) -> dict[str, Any]:
+        return self._schema(self._spoken)
+
+    def _schema(self, names: Sequence[str]) -> dict[str, Any]:
         schema = inlined(self.model.model_json_schema())
-        order = list(self.order)
+        order = list(names)
         properties = {name: _untitled(schema["properties"][name]) for name in order}
         return {"type": "object", "properties": properties, "required": order, "additionalProperties": False}
 
@@ -79,8 +94,14 @@ class Record:
     def dump(self, value: Any) -> str:
         return compact(value)
 
+    def student_text(self, value: Any) -> str:
+        return compact({name: value[name] for name in self._spoken})
+
+    def aside(self, value: Any) -> str:
+        return "\n".join(str(value[name]) for name in self._asides)
+
     def scored_chars(self, value: Any) -> tuple[int, int | None]:
-        first = {name: value[name] for name in self.rationale}
+        first = {name: value[name] for name in self.rationale if name in self._spoken}
         start = len(compact(first)) - 1 if first else 0
         counted = {**first, **{name: value[name] for name in self.scored}}
         return start, len(compact(counted)) - 1 if self.ignore else None

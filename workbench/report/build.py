@@ -58,7 +58,7 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
         rejections=(*_rejections(judged), *_drops(selected)),
         rounds=_rounds(lock),
         train_curve=_train_curve(art["train"]),
-        dev_curve=_dev_curve(art["train"]),
+        dev_curve=_dev_curve(art["train"], art["merge"]),
         quants=_quants(read_json(art["export"] / "export.json")),
         mistakes=_mistakes(task, results, art),
         teacher=m.Teacher(
@@ -141,8 +141,8 @@ def _learned(config: Config, lock: Lock) -> str:
     distil = merge.as_kept(config.distil, art["merge"])
     method = methods.named(distil.method).of_round(lock.kept)
     if "capture" not in art:
-        plain = isinstance(method, methods.Sft) and not method.rounded(distil)
-        return "" if plain else method.told(distil)
+        told = method.told(distil)
+        return "" if told == methods.Sft.title else told
     by = Captures.model_validate_json((art["capture"] / ABOUT).read_text(encoding="utf-8")).by
     read = ", ".join(
         f"{each.teacher} (its {each.k} likeliest, {each.rows:,} rows{f', weight {each.weight:g}' if len(by) > 1 else ''})"
@@ -260,8 +260,9 @@ def _train_curve(train: Path) -> tuple[m.TrainPoint, ...]:
     )
 
 
-def _dev_curve(train: Path) -> tuple[m.DevPoint, ...]:
-    best = read_json(train / "summary.json")["best_step"]
+def _dev_curve(train: Path, merged: Path) -> tuple[m.DevPoint, ...]:
+    summary = read_json(train / "summary.json")
+    best = summary["best_step"] if merge.kept_rounded(merged) else summary.get("unrounded_step", summary["best_step"])
     return tuple(
         m.DevPoint(step=line["step"], exact=100 * line["dev_exact"], loss=line["dev_loss"], chosen=line["step"] == best)
         for line in _history(train)

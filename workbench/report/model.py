@@ -138,7 +138,7 @@ class Student(Frozen):
 
 
 class Source(Frozen):
-    """Training rows that came from one place (`human`, `forward`, `inverse`, `corpus`)."""
+    """Training rows that came from one place (`human`, `forward`, `inverse`, `corpus`, `student`, `attempted`)."""
 
     name: str
     rows: int

@@ -29,7 +29,7 @@ def trained_as(config: Config) -> Config:
     changed = {
         "student": config.student.model_copy(update={"model": config.distil.assistant}),
         "train": config.train.model_copy(update={"resplit": None}),
-        "distil": DistilConfig(),
+        "distil": DistilConfig(method="sft"),
         "rounds": RoundsConfig(),
     }
     return config.model_copy(update=changed)

@@ -75,6 +75,11 @@ def try_method(task: Task, config: Config) -> None:
             f"--method {name}: the student answers inputs that nobody answered yet, and {task.name} comes by none",
             'give the task a corpus, a file of inputs that nobody labelled, or the source "inverse"',
         )
+    if (method.attempts or method.captures) and any(task.output.aside(seed.target) for seed in task.examples("seed")):
+        raise ConfigError(
+            f"--method {name}: what the student of {task.name} writes lacks its rationale, and nobody could judge or read it",
+            "learn from the rows (--method sft, or qat)",
+        )
     if config.readers and not method.captures:
         raise ConfigError(
             f"--method {name}: of what {', '.join(config.readers)} think nothing is learned",
@@ -138,16 +143,17 @@ def _unanswered(context: Context, leaks: Leaks) -> Iterator[Example]:
 
 
 def in_vain(before: Iterable[Judgement]) -> list[Example]:
-    """Inputs that a teacher wrote for an answer, and whose candidate did not pass: what they ask for is open."""
+    """Inputs that a teacher wrote for an answer, to its end, and whose candidate did not pass: what they ask for is open.
+    Without those that a teacher was asked about since."""
     kept: dict[str, Example] = {}
-    passed = set()
+    closed = set()
     for item in before:
         example = item.candidate.example
-        if item.verdict.outcome == "pass":
-            passed.add(example.id)
-        elif example.id:  # else it was no input of the task
+        if item.verdict.outcome == "pass" or item.candidate.source != "inverse":
+            closed.add(example.id)
+        elif example.id and item.verdict.checks[0].validator != "finished":
             kept[example.id] = example.model_copy(update={"target": None})
-    return [example for name, example in kept.items() if name not in passed]
+    return [example for name, example in kept.items() if name not in closed]
 
 
 def _of_shard(rows: list[Row], round_: int, count: int) -> list[Example]:

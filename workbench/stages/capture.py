@@ -16,10 +16,9 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from workbench import models
 from workbench.config import TeacherConfig
 from workbench.digest import digest, file_digest
-from workbench.errors import LogitError, StudentError
+from workbench.errors import LogitError
 from workbench.logits import LogitFile, LogitWriter
 from workbench.logits import Row as Coded
 from workbench.methods import Captured
@@ -58,8 +57,7 @@ class Captures(Frozen):
 
 
 def run(context: Context) -> None:
-    """Writes a file a teacher that reads, and capture.json (`Captures`). Raises StudentError where the student is the larger
-    one, LogitError where nothing was told."""
+    """Writes a file a teacher that reads, and capture.json (`Captures`). Raises LogitError where nothing was told."""
     config, found = context.config, list[Capture]()
     teacher = config.teacher
     told = "attempt" not in context.inputs and any(each.top_logprobs for each in config.teachers)
@@ -91,15 +89,17 @@ def _told(context: Context) -> Capture:
     teachers = [each for each in context.config.teachers if each.top_logprobs]
     teacher, most = ", ".join(each.model for each in teachers), 1 + max(each.top_logprobs for each in teachers)
     rows = {name_of(row.prompt, row.completion): row for row in _rows(context) if row.call}
-    pieces = Pieces(most)
+    pieces, likeliest = Pieces(most), 0
 
     def found() -> Iterator[tuple[str, Coded]]:
+        nonlocal likeliest
         for name, row in rows.items():
             reply = context.ledger.get(row.call)
             if reply is None or reply.text.strip() != row.completion:
                 continue
             coded = pieces.row(reply.top_logprobs, row.completion)
             if coded is not None:
+                likeliest = max(likeliest, *(len(place.top) for place in reply.top_logprobs))
                 yield name, coded
 
     told = sum(1 for _ in found())
@@ -121,8 +121,12 @@ def _told(context: Context) -> Capture:
     ) as writer:
         for name, coded in found():
             writer.add(name, coded)
-    context.say(f"capture: with {told} of the {len(rows)} rows of teachers the likeliest tokens were told")
-    return _made(context, file, teacher, "", 1.0)
+    likeliest = min(likeliest, most - 1)  # the one that it wrote may come on top
+    context.say(
+        f"capture: with {told} of the {len(rows)} rows of teachers the {likeliest} likeliest tokens were told"
+        + (f", of {most - 1} that were asked for" if likeliest < most - 1 else "")
+    )
+    return _made(context, file, teacher, "", 1.0, likeliest)
 
 
 def _white(config: TeacherConfig) -> "TransformersTeacher":
@@ -141,16 +145,9 @@ def _assistant(context: Context) -> "TransformersTeacher":
 
 def _read(context: Context, teacher: "TransformersTeacher", weight: float, asks: Asks) -> Capture:
     """By a teacher that runs here."""
-    from workbench.students.load import prepare_base, weights_bytes
     from workbench.students.taught import name_of, tokenizer_digest
 
-    model = context.config.student.model
-    folder, student = teacher.folder(), prepare_base(models.path_or_name(model), context.cache / "students")
-    if weights_bytes(student) > weights_bytes(folder):
-        raise StudentError(
-            f"the student {model} is larger than its teacher {teacher.model}",
-            "exchange the two, or learn from its text (--method sft)",
-        )
+    folder = teacher.folder()
     found = sorted(_rows(context), key=lambda row: row.source == "recombine")
     named = {name_of(row.prompt, row.completion): row for row in found}
     most = (
@@ -178,7 +175,8 @@ def _read(context: Context, teacher: "TransformersTeacher", weight: float, asks:
     return _made(context, file, teacher.model, str(folder), weight)
 
 
-def _made(context: Context, path: Path, teacher: str, tokenizer: str, weight: float) -> Capture:
+def _made(context: Context, path: Path, teacher: str, tokenizer: str, weight: float, k: int = 0) -> Capture:
+    """`k`: so many of the likeliest were told, at most; 0: as many as the file has room for."""
     with LogitFile(path) as file:
         context.say(
             f"capture: {teacher}: {len(file)} rows, {file.tokens} tokens, {file.bytes_a_token:.1f} bytes a token"
@@ -191,7 +189,7 @@ def _made(context: Context, path: Path, teacher: str, tokenizer: str, weight: fl
             rows=len(file),
             tokens=file.tokens,
             bytes_a_token=round(file.bytes_a_token, 1),
-            k=file.k,
+            k=k or file.k,
         )
 
 

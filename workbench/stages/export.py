@@ -63,7 +63,7 @@ def run(context: Context) -> None:
         context.out / "expert",
         context.out / f"{chosen.name}.gguf",
         name=context.task.name,
-        schema=context.task.output.schema(),
+        schema=context.task.output.student_schema(),
         rendering=rendering,
         system=None,
     )

@@ -187,7 +187,8 @@ def _makers(task: Task, leaks: Leaks, asked: Container[str], first: Mapping[str,
     if "corpus" in sources:
         makers["corpus"] = partial(corpus_wishes, corpus=task.corpus(), leaks=leaks, asked=asked, first=first)
     elif first:
-        makers[ATTEMPTED] = partial(corpus_wishes, corpus=[*first.values()], leaks=leaks, source=ATTEMPTED)
+        failed = [example.model_copy(update={"source": ATTEMPTED}) for example in first.values()]
+        makers[ATTEMPTED] = partial(corpus_wishes, corpus=failed, leaks=leaks, source=ATTEMPTED)
         sources = (ATTEMPTED, *sources)
     return [(source, makers[source]) for source in sources if source in makers]
 
@@ -222,11 +223,13 @@ class Loop:
         return f"{ALL_TRIED}, {self.unmet} found no passing candidate" if self.unmet else ENOUGH
 
     async def walk(self, wishes: Wishes) -> str:
-        """Writes in the wishes' order; gives the reason for stopping, empty where all were granted."""
+        """Writes in the wishes' order; gives the reason for stopping, empty where all were granted. Whether it is hopeless
+        each source shows for itself."""
         config = self.context.config.sample
         self.wished += wishes.about
         ahead: deque[asyncio.Task[Granted]] = deque()
         done = 0
+        passed_before, tried_before = self.outcomes["pass"], self.judged + self.given_up
         try:
             while True:
                 ahead += [
@@ -248,12 +251,16 @@ class Loop:
                         f"sample: {done}/{wishes.about} {wishes.source} wishes, "
                         f"{self.outcomes['pass']} passed of {self.judged} candidates"
                     )
-                passed, tried = self.outcomes["pass"], self.judged + self.given_up
+                passed, tried = self.outcomes["pass"] - passed_before, self.judged + self.given_up - tried_before
                 if tried >= config.hopeless_after and passed < config.hopeless_yield * tried:
                     if self.pool.waited_for:  # at an API: into the ledger
                         await asyncio.gather(*ahead)
+                    if (
+                        wishes.source == ATTEMPTED
+                    ):  # what the student fails at may be; the task's own sources are not for that
+                        return ""
                     unanswered = f", {self.given_up} requests got no answer" if self.given_up else ""
-                    return f"hopeless: {passed} of {self.judged} candidates passed{unanswered}"
+                    return f"hopeless: {passed} of {tried - self.given_up} candidates passed{unanswered}"
         finally:
             await _given_up(ahead)
 

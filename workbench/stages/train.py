@@ -13,10 +13,11 @@ from workbench.stages.capture import captured
 from workbench.stages.context import Context, read_jsonl
 from workbench.stages.job import Job, learn
 from workbench.stages.launch import launched
-from workbench.students.settings import ADAPTER, Pair, Progress, TrainConfig
+from workbench.students.settings import ADAPTER, UNROUNDED, Pair, Progress, TrainConfig
 from workbench.types import Example, Row
 
 TELL_EVERY_S = 15.0
+ASIDE = "Steps only. "  # before the prompt where the rationale is asked for
 OFTEN = 5  # that a new row comes, at most, to have its share
 
 
@@ -33,12 +34,17 @@ def try_student(config: Config, cache: Path, *, ships: bool) -> None:
     tokenizer = load_tokenizer(base)
     if config.train.resplit:
         spec_of(tokenizer)
-    methods.named(config.distil.method).tried(config.distil, base)
-    for reader in config.readers:
+    method = methods.named(config.distil.method)
+    method.tried(config.distil, base)
+    reads = method.captures and not (config.teacher.base_url or config.distil.assistant)
+    for reader in (*((config.teacher.model,) if reads else ()), *config.readers):
         folder = prepare_base(models.path_or_name(reader.removeprefix("hf:")), cache / "students")
         load_tokenizer(folder)
         if weights_bytes(base) > weights_bytes(folder):
-            raise StudentError(f"the student {model} is larger than {reader}, which reads for it", "exchange the two")
+            raise StudentError(
+                f"the student {model} is larger than {reader}, which reads for it",
+                "exchange the two, or learn from its text (--method sft)",
+            )
     rendering = rendering_for(base)
     if not ships:
         return
@@ -51,7 +57,8 @@ def try_student(config: Config, cache: Path, *, ships: bool) -> None:
 
 
 def run(context: Context) -> None:
-    """Writes adapter/, history.jsonl and summary.json. A later round goes on from the adapter of the one before."""
+    """Writes adapter/, history.jsonl and summary.json. A later round goes on from the adapter of the one before, that of before
+    its last mile where it had one: a round begins unrounded."""
     from workbench.students.load import prepare_base
 
     config, before = context.config, context.inputs.get("train before")
@@ -62,13 +69,18 @@ def run(context: Context) -> None:
         config=shared_out(config.train, config.rounds.count),
         distil=config.distil,
         work=context.out,
-        start=before / ADAPTER if before is not None else None,
+        start=_unrounded(before) if before is not None else None,
         captured=tuple(captured(context.inputs["capture"])) if "capture" in context.inputs else (),
     )
     if config.runtime.launch:
         launched(job, config.runtime.launch, Teller(context))
     else:
         learn(job, Teller(context))
+
+
+def _unrounded(trained: Path) -> Path:
+    before_the_mile = trained / UNROUNDED
+    return before_the_mile if before_the_mile.is_dir() else trained / ADAPTER
 
 
 def shared_out(config: TrainConfig, rounds: int) -> TrainConfig:
@@ -86,18 +98,23 @@ def _rows(context: Context) -> list[Pair]:
     """The shard; in a later round of a method that lets the student answer first, at least the share `fresh` is of this one:
     what is new in the shard, or what the student wrote itself."""
     shard, fresh = list(_read(context, "select")), context.config.distil.fresh
-    rows = [Pair(prompt=row.prompt, completion=row.completion) for row in shard]
     if "attempt" in context.inputs:
         own = [Pair(prompt=row.prompt, completion=row.completion, own=True) for row in own_rows(context)]
-        return mixed(rows, own, fresh)
+        return mixed(taught(shard), own, fresh)
     if "select before" in context.inputs:
         known = {row.id for row in _read(context, "select before")}
         new = [row.id not in known and row.source != "recombine" for row in shard]
         old, fresh_ones = (
-            [pair for pair, is_new in zip(rows, new, strict=True) if is_new is was] for was in (False, True)
+            taught([row for row, is_new in zip(shard, new, strict=True) if is_new is was]) for was in (False, True)
         )
         return mixed(old, fresh_ones, fresh)
-    return rows
+    return taught(shard)
+
+
+def taught(rows: Sequence[Row]) -> list[Pair]:
+    """Each row's text; and what is to be learned beside it, behind a prompt of its own."""
+    texts = [Pair(prompt=row.prompt, completion=row.completion) for row in rows]
+    return texts + [Pair(prompt=ASIDE + row.prompt, completion=row.aside) for row in rows if row.aside]
 
 
 def _read(context: Context, stage: str) -> Iterator[Row]:
@@ -115,7 +132,7 @@ def pairs(task: Task, examples: list[Example]) -> list[Pair]:
     return [
         Pair(
             prompt=task.student_prompt(example.input),
-            completion=task.output.dump(example.target),
+            completion=task.output.student_text(example.target),
             scored=task.output.scored_chars(example.target),
         )
         for example in examples

@@ -18,6 +18,7 @@ from workbench.students.rendering import Rendering
 from workbench.students.settings import Pair
 
 IGNORE = -100
+PADDED = 3  # times as many places as tokens, at most: attention pads, and one long row beside many short ones is dear
 
 
 class Encoded(NamedTuple):
@@ -89,13 +90,14 @@ def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:
 
 def _filled(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
     found: list[list[int]] = []
-    held = 0
+    held = longest = 0
     for row in order:
-        if not found or held + lengths[row] > tokens:
+        wide = max(longest, lengths[row])
+        if not found or held + lengths[row] > tokens or (len(found[-1]) + 1) * wide > PADDED * tokens:
             found.append([])
-            held = 0
+            held, wide = 0, lengths[row]
         found[-1].append(row)
-        held += lengths[row]
+        held, longest = held + lengths[row], wide
     return found
 
 

@@ -82,11 +82,12 @@ class Parent:
         if self.hidden is None:
             return loss
         real_B_T = batch.mask_B_T.bool()
-        apart = [
-            self._apart(place, _in_line(own, real_B_T), _in_line(other, real_B_T))
-            for place, (own, other) in enumerate(zip(mine, its, strict=True))
+        projections: Sequence[torch.nn.Parameter | None] = self._projections or [None] * len(layers)
+        far = [
+            apart(self.hidden.kind, _in_line(own, real_B_T), _in_line(other, real_B_T), projection)
+            for own, other, projection in zip(mine, its, projections, strict=True)
         ]
-        return loss + self.hidden.weight * tokens * torch.stack(apart).mean()
+        return loss + self.hidden.weight * tokens * torch.stack(far).mean()
 
     @torch.no_grad()
     def thoughts(self, batch: Batch) -> Soft:
@@ -98,14 +99,18 @@ class Parent:
         top = logprobs_L_V.topk(min(self.k, logprobs_L_V.shape[1]))
         return Soft.of(self._known_V[top.indices], top.values)
 
-    def _apart(self, place: int, own_N_H: torch.Tensor, its_N_H: torch.Tensor) -> torch.Tensor:
-        """A scalar: 0 where they are the same."""
-        assert self.hidden is not None, "it is asked for"
-        if self._projections:
-            own_N_H = functional.linear(own_N_H, self._projections[place].to(own_N_H.dtype))
-        if self.hidden.kind == "mse":
-            return functional.mse_loss(own_N_H.float(), its_N_H.float())
-        return (1 - functional.cosine_similarity(own_N_H.float(), its_N_H.float())).mean()
+
+def apart(
+    kind: Match, own_N_H: torch.Tensor, its_N_H: torch.Tensor, projection_H_H: torch.Tensor | None = None
+) -> torch.Tensor:
+    """How far hidden states are apart, a scalar, 0 where they are the same: their mean squared difference, or 1 less the cosine
+    of the angle between them, the mean over tokens. `projection`: from the student's width (in) to the other's (out)."""
+    if projection_H_H is not None:
+        own_N_H = functional.linear(own_N_H, projection_H_H.to(own_N_H.dtype))
+    own_N_H, its_N_H = (each.to(torch.promote_types(each.dtype, torch.float32)) for each in (own_N_H, its_N_H))
+    if kind == "mse":
+        return functional.mse_loss(own_N_H, its_N_H)
+    return (1 - functional.cosine_similarity(own_N_H, its_N_H)).mean()
 
 
 def fits(folder: Path, student: Path, hidden: Hidden | None) -> torch.Tensor:

@@ -188,7 +188,8 @@ class _Run:
                 self._fit()
                 out_of_time = self._out_of_time()
                 last = out_of_time or state.step == state.schedule.total
-                if self.dev and (last or state.step in eval_steps(state.schedule.total, self.config.evals)):
+                due = last or self._rounds_next() or state.step in eval_steps(state.schedule.total, self.config.evals)
+                if self.dev and due:
                     line |= self._look()
                 plain = out_of_time and self.grid is not None and not state.rounded
                 early = ", before weights were rounded" if plain else ""
@@ -222,6 +223,7 @@ class _Run:
             "dev_exact": best.score.exact if scored else None,
             "dev_loss": best.score.loss if scored else None,
             **({"rounded": state.rounded} if self.grid is not None else {}),
+            **({"unrounded_step": state.unrounded.step} if state.unrounded is not None else {}),
             **({"aligned": round(self.taught.share, 4)} if self.taught is not None else {}),
         }
         temporary = self.work / ".summary.tmp"
@@ -242,11 +244,16 @@ class _Run:
     def _step(self) -> dict[str, Any]:
         """One update; the history line of it."""
         began, state = monotonic(), self.state
-        if self.grid is not None and not state.rounded and state.step >= self._rounded_from():
+        if self.grid is not None and self._rounds_next():
             onto_grid(self.model, GRIDS[self.grid])
             state.rounded, state.unrounded, state.best = True, state.best, None
+            self.recent.clear()  # a step takes longer now, by how much is measured anew
+            state.fitted = False
         epoch, chosen = self.steps[state.step]
-        rows, factor = [self.rows[row] for row in chosen], state.schedule.factor(state.step)
+        rows, factor = (
+            sorted((self.rows[row] for row in chosen), key=lambda row: len(row.ids)),  # for those who share them
+            state.schedule.factor(state.step),
+        )
         self.model.train()
         tokens = sum(len(row.ids) for row in rows)
         value = self.crew.sum(self._pull(rows, tokens))
@@ -268,6 +275,10 @@ class _Run:
             "lr": self.peak * factor,
             "tokens_per_s": round(self._speed(), 1),
         }
+
+    def _rounds_next(self) -> bool:
+        """Whether the last mile begins with the next step."""
+        return self.grid is not None and not self.state.rounded and self.state.step >= self._rounded_from()
 
     def _rounded_from(self) -> int:
         """The step before which the last mile begins, as things stand: it is one step at least."""
