@@ -259,9 +259,15 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_run_learns_from_what_an_api_tells(teller: TeacherServer, tiny: Path, project: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "said"), [(3, "3 likeliest tokens were told\n"), (5, "told, of 5 that were asked for")]
+)
+def test_a_run_learns_from_what_an_api_tells(
+    teller: TeacherServer, tiny: Path, project: Path, asked: int, said: str
+) -> None:
+    """It tells three, however many are asked for."""
     sets = ("shots.mode=fixed", "select.recombine=0", "select.empty_margin=-1", "select.doubtful=0", "train.max_steps=2",
-            "train.evals=1", "teacher.top_logprobs=3", f"teacher.base_url={teller.base_url}")  # fmt: skip
+            "train.evals=1", f"teacher.top_logprobs={asked}", f"teacher.base_url={teller.base_url}")  # fmt: skip
     words = ("run", "talk.py", "--until", "train", "--method", "kd", "--teacher", "fake", "--student", str(tiny))
     done = here(project, *words, *(word for each in sets for word in ("--set", each)))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -269,6 +275,6 @@ def test_a_run_learns_from_what_an_api_tells(teller: TeacherServer, tiny: Path, 
     folder = {entry["stage"]: Path(entry["path"]) for entry in lock["stages"]}
     rows = [row for row in read_jsonl(folder["select"] / "rows.jsonl", Row) if row.call]
     (made,) = read_json(folder["capture"] / "capture.json")["by"]
-    assert (made["rows"], made["tokens"], made["k"], made["tokenizer"]) == (len(rows), 2 * len(rows), 4, "")
-    assert rows and f"with {len(rows)} of the {len(rows)} rows of teachers" in done.stdout
+    assert (made["rows"], made["tokens"], made["k"], made["tokenizer"]) == (len(rows), 2 * len(rows), 3, "")
+    assert rows and f"with {len(rows)} of the {len(rows)} rows of teachers the" in done.stdout and said in done.stdout
     assert read_json(folder["train"] / "summary.json")["aligned"] > 0, "`[` is where the student has a border too"
