@@ -35,8 +35,8 @@ def run(
     method: Annotated[
         str,
         typer.Option(
-            help="sft: from the teacher's text; kd: from its distributions too; qat: rounded as it ships; "
-            "gkd, dagger: from what the student itself says."
+            help="qat, the default: from the teacher's text, at last rounded as it ships; sft: from the text alone; "
+            "kd: from its distributions too; gkd, dagger: from what the student itself says; parent: from a larger model."
         ),
     ] = "",
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
