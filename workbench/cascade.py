@@ -24,6 +24,7 @@ from workbench.errors import ConfigError
 from workbench.methods.qat import Qat
 from workbench.scoring import Score, mcnemar, ratio
 from workbench.stages.context import read_jsonl
+from workbench.stages.train import taught
 from workbench.students.settings import DistilConfig
 from workbench.types import Frozen, Row
 
@@ -122,7 +123,6 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
     from workbench.students.load import load_tokenizer
     from workbench.students.prune import VERSION, importance, pruned
     from workbench.students.rendering import rendering_for
-    from workbench.students.settings import Pair
     from workbench.students.vocabulary import COMMON, trimmed
 
     weights, shard = (parent.lock.artifacts[name] for name in ("merge", "select"))
@@ -132,7 +132,7 @@ def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], p
     folder = project / ".workbench" / "family" / f"{task.name}-{blocks}x{neurons}-{made_of[:8]}"
     if not folder.is_dir():
         source, rendering = weights / "weights", rendering_for(weights / "weights")
-        rows = [Pair(prompt=row.prompt, completion=row.completion) for row in read_jsonl(shard / "rows.jsonl", Row)]
+        rows = taught(list(read_jsonl(shard / "rows.jsonl", Row)))
         folder.parent.mkdir(parents=True, exist_ok=True)
         if trim:
             prompts = [row.prompt for row in rows]

@@ -94,7 +94,7 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
         from workbench.stages.train import try_student
 
         say(f"student {config.student.model}: tried")
-        try_student(config, models.cache_dir(), ships="export" in to_run)
+        try_student(config, models.cache_dir(), ships="export" in to_run, read="capture" in to_run)
 
     def done(item: plan.Done) -> None:
         folder.done(item)

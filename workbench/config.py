@@ -334,7 +334,7 @@ def checked(config: Config) -> Config:
             f"learn from its text (--method sft), or take a teacher that runs here: a GGUF, or hf:NAME{own}",
         )
     if config.train.dropout and method.rounded(config.distil):
-        raise ConfigError("train.dropout: with rounded weights there is none", "take --method sft, or no dropout")
+        raise ConfigError("train.dropout: with rounded weights there is none", "set distil.last_mile=0, or no dropout")
     if config.teacher.batch and config.sample.max_minutes < DAY:
         raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")
     count = max(config.rounds.count, method.rounds)

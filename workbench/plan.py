@@ -74,7 +74,7 @@ STAGES = (
     Stage("shots", 6, ("examples",), ("teacher", "shots")),
     Stage(
         "sample",
-        11,
+        12,
         ("examples", "shots"),
         ("teacher", "shots", "sample", "leaks", "rounds", "pool"),
         before=("sample", "export"),
@@ -82,7 +82,7 @@ STAGES = (
     Stage("select", 7, ("examples", "sample"), ("select", "leaks", "rounds"), ("datasketch", "scikit-learn")),
     Stage(
         "train",
-        6,
+        7,
         ("examples", "select"),
         ("student", "train", "rounds", "distil"),
         TRAINING,
@@ -104,14 +104,14 @@ STAGES = (
 WHERE_SET = {"rounds": RoundsConfig(), "pool": PoolConfig(), "distil": DistilConfig()}
 CAPTURE = Stage(  # before the training, where that learns from what the teacher thinks of the rows, or of the attempts
     "capture",
-    3,
+    4,
     ("examples", "shots", "select"),
     ("teacher", "shots", "distil", "rounds", "pool"),
     ("torch", "transformers"),
 )
 ASSISTANT = Stage(  # before the capture, where another model reads the rows in the teacher's place
     "assistant",
-    2,
+    3,
     ("examples", "select"),
     ("train", "distil"),
     TRAINING,
@@ -119,7 +119,7 @@ ASSISTANT = Stage(  # before the capture, where another model reads the rows in 
     resumes=True,
 )
 ATTEMPT = Stage(  # before the sampling of a later round, where the student answers first
-    "attempt", 1, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),
+    "attempt", 2, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),
     before=("sample", "select", "export"),
 )  # fmt: skip
 AGAIN = ("attempt", "sample", "select", "assistant", "capture", "train", "merge", "export")  # in each round

@@ -42,6 +42,7 @@ class Bill(Frozen):
     rows: tuple[Material, ...]
     method: str = "sft"  # files of before tell none
     method_title: str = ""
+    asides: int = 0  # rows whose rationale is learned beside the answer
     readers: tuple[tuple[str, str], ...] = ()  # other models whose thoughts were learned, and their licences
 
 
@@ -62,6 +63,7 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
         calls=len({row.call for row in held if row.call}),
         method=method.name,
         method_title=method.told(config.distil),
+        asides=sum(bool(row.aside) for row in held),
         readers=tuple(_readers(config, method)),
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
@@ -98,6 +100,8 @@ def told(bill: Bill) -> Iterator[str]:
         yield f"         {item.rows:,} {item.source}{origin}"
     if bill.method != "sft" or bill.method_title not in ("", methods.Sft.title):
         yield f"method   {bill.method}{f': {bill.method_title}' if bill.method_title else ''}"
+    if bill.asides:
+        yield f"         {bill.asides:,} with a rationale that is learned beside the answer"
     for name, licence in bill.readers:
         yield f"read by  {name}, {licence}"
     yield f"made by  distillation workbench {bill.workbench}"

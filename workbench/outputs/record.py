@@ -30,7 +30,7 @@ from workbench.outputs.base import (
 class Record:
     """One record of `model`; `ignore` and `rationale` name the fields that are not scored, `group_by` the field that rows are
     grouped by (a number by how many digits it has before the point). With `aside` each field of the rationale wants a default,
-    for the student's answers do without; raises TypeError where one has none."""
+    for the student's answers do without; raises TypeError where one has none, or where there is no rationale."""
 
     metrics = ("exact", "field_accuracy")
 
@@ -48,6 +48,8 @@ class Record:
         self.rationale = tuple(rationale)
         self.scored = tuple(name for name in model.model_fields if name not in (*self.ignore, *self.rationale))
         self.order = (*self.rationale, *self.scored, *self.ignore)
+        if aside and not rationale:
+            raise TypeError(f"{model.__name__}: what is learned aside is the rationale, and none is named")
         self._asides = self.rationale if aside else ()
         self._spoken = tuple(name for name in self.order if name not in self._asides)
         for name in self._asides:
@@ -98,7 +100,8 @@ class Record:
         return compact({name: value[name] for name in self._spoken})
 
     def aside(self, value: Any) -> str:
-        return "\n".join(str(value[name]) for name in self._asides)
+        said = (value[name] for name in self._asides)
+        return "\n".join(each if isinstance(each, str) else compact(each) for each in said if each)
 
     def scored_chars(self, value: Any) -> tuple[int, int | None]:
         first = {name: value[name] for name in self.rationale if name in self._spoken}

@@ -287,7 +287,7 @@ def _mistakes(task: Task, results: dict[str, Any], art: dict[str, Path]) -> tupl
         found.append(
             m.Mistake(
                 input=_text(example),
-                target=task.output.dump(example.target),
+                target=task.output.student_text(example.target),
                 shipped=shipped,
                 teacher=texts.get("teacher"),
                 teacher_right=_right(task, texts.get("teacher"), example),

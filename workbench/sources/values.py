@@ -79,8 +79,8 @@ def exchanged(output: Output, answer: Any, pools: Pools, rng: random.Random, sha
 
 
 def holds_free_text(output: Output, answer: Any) -> bool:
-    """Whether it holds text that is not scored."""
-    return output.scored_chars(answer) != (0, None)
+    """Whether it holds text that is not scored, or that a student learns aside."""
+    return output.scored_chars(answer) != (0, None) or bool(output.aside(answer))
 
 
 def everywhere(output: Output, answer: Any, old: str, new: str) -> Any:

@@ -70,12 +70,12 @@ def try_method(task: Task, config: Config) -> None:
     the task comes by none, and where nobody would be learned from."""
     name = config.distil.method
     method, inputs = methods.named(name), {"corpus", "forward"} & set(task.sources)
-    if method.attempts == "unanswered" and not (inputs or "inverse" in task.sources):
+    if method.attempts == "unanswered" and not {"corpus", "inverse"} & set(task.sources):
         raise ConfigError(
             f"--method {name}: the student answers inputs that nobody answered yet, and {task.name} comes by none",
             'give the task a corpus, a file of inputs that nobody labelled, or the source "inverse"',
         )
-    if (method.attempts or method.captures) and any(task.output.aside(seed.target) for seed in task.examples("seed")):
+    if (method.attempts or method.captures) and task.output.student_schema() != task.output.schema():
         raise ConfigError(
             f"--method {name}: what the student of {task.name} writes lacks its rationale, and nobody could judge or read it",
             "learn from the rows (--method sft, or qat)",

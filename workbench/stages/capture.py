@@ -27,7 +27,7 @@ from workbench.stages.attempt import own_rows
 from workbench.stages.context import Context, read_json, read_jsonl, write_json
 from workbench.teachers.build import white_box
 from workbench.teachers.prompts import Labeler
-from workbench.types import Example, Frozen, Message, Row
+from workbench.types import Example, Frozen, Message, Row, TokenLogprobs
 
 if TYPE_CHECKING:
     from workbench.teachers.whitebox import TransformersTeacher
@@ -99,7 +99,7 @@ def _told(context: Context) -> Capture:
                 continue
             coded = pieces.row(reply.top_logprobs, row.completion)
             if coded is not None:
-                likeliest = max(likeliest, *(len(place.top) for place in reply.top_logprobs))
+                likeliest = max(likeliest, *map(_told_at, reply.top_logprobs))
                 yield name, coded
 
     told = sum(1 for _ in found())
@@ -121,12 +121,16 @@ def _told(context: Context) -> Capture:
     ) as writer:
         for name, coded in found():
             writer.add(name, coded)
-    likeliest = min(likeliest, most - 1)  # the one that it wrote may come on top
     context.say(
         f"capture: with {told} of the {len(rows)} rows of teachers the {likeliest} likeliest tokens were told"
         + (f", of {most - 1} that were asked for" if likeliest < most - 1 else "")
     )
     return _made(context, file, teacher, "", 1.0, likeliest)
+
+
+def _told_at(place: TokenLogprobs) -> int:
+    """How many of the likeliest: the one that was written may come behind them."""
+    return max(1, len(place.top) - (place.top[-1][0] == place.token))
 
 
 def _white(config: TeacherConfig) -> "TransformersTeacher":

@@ -223,13 +223,12 @@ class Loop:
         return f"{ALL_TRIED}, {self.unmet} found no passing candidate" if self.unmet else ENOUGH
 
     async def walk(self, wishes: Wishes) -> str:
-        """Writes in the wishes' order; gives the reason for stopping, empty where all were granted. Whether it is hopeless
-        each source shows for itself."""
-        config = self.context.config.sample
+        """Writes in the wishes' order; gives the reason for stopping, empty where the next source may begin.
+        Whether it is hopeless each source shows for itself; what the student failed at stops nothing."""
         self.wished += wishes.about
         ahead: deque[asyncio.Task[Granted]] = deque()
         done = 0
-        passed_before, tried_before = self.outcomes["pass"], self.judged + self.given_up
+        before = self._counted
         try:
             while True:
                 ahead += [
@@ -251,18 +250,31 @@ class Loop:
                         f"sample: {done}/{wishes.about} {wishes.source} wishes, "
                         f"{self.outcomes['pass']} passed of {self.judged} candidates"
                     )
-                passed, tried = self.outcomes["pass"] - passed_before, self.judged + self.given_up - tried_before
-                if tried >= config.hopeless_after and passed < config.hopeless_yield * tried:
+                hopeless = self._hopeless(before)
+                if hopeless:
                     if self.pool.waited_for:  # at an API: into the ledger
                         await asyncio.gather(*ahead)
-                    if (
-                        wishes.source == ATTEMPTED
-                    ):  # what the student fails at may be; the task's own sources are not for that
-                        return ""
-                    unanswered = f", {self.given_up} requests got no answer" if self.given_up else ""
-                    return f"hopeless: {passed} of {tried - self.given_up} candidates passed{unanswered}"
+                    if wishes.source != ATTEMPTED:
+                        return hopeless
+                    self.context.say(f"sample: {wishes.source}: {hopeless}; on to the task's own sources")
+                    self.wished += done - wishes.about
+                    return ""
         finally:
             await _given_up(ahead)
+
+    @property
+    def _counted(self) -> tuple[int, int, int]:
+        return self.outcomes["pass"], self.judged, self.given_up
+
+    def _hopeless(self, before: tuple[int, int, int]) -> str:
+        """What came since then, in words, where that is too little to go on; else empty."""
+        config = self.context.config.sample
+        passed, judged, given_up = (now - then for now, then in zip(self._counted, before, strict=True))
+        tried = judged + given_up
+        if tried < config.hopeless_after or passed >= config.hopeless_yield * tried:
+            return ""
+        unanswered = f", {given_up} requests got no answer" if given_up else ""
+        return f"hopeless: {passed} of {judged} candidates passed{unanswered}"
 
     def _take(self, granted: Granted) -> None:
         for item in granted.found:

@@ -21,9 +21,9 @@ ASIDE = "Steps only. "  # before the prompt where the rationale is asked for
 OFTEN = 5  # that a new row comes, at most, to have its share
 
 
-def try_student(config: Config, cache: Path, *, ships: bool) -> None:
-    """Raises StudentError or EdgeError where it could not be trained by its method or, if it `ships`, not be exported: told
-    before a teacher is paid. A GGUF is unpacked for this."""
+def try_student(config: Config, cache: Path, *, ships: bool, read: bool = True) -> None:
+    """Raises StudentError or EdgeError where it could not be trained by its method or, if it `ships`, not be exported, or where
+    who is to `read` its rows is smaller: told before a teacher is paid. A GGUF is unpacked for this."""
     from workbench.edge.template import end_of_turn, go_template
     from workbench.students.load import load_tokenizer, prepare_base, weights_bytes
     from workbench.students.rendering import rendering_for
@@ -36,8 +36,9 @@ def try_student(config: Config, cache: Path, *, ships: bool) -> None:
         spec_of(tokenizer)
     method = methods.named(config.distil.method)
     method.tried(config.distil, base)
-    reads = method.captures and not (config.teacher.base_url or config.distil.assistant)
-    for reader in (*((config.teacher.model,) if reads else ()), *config.readers):
+    told = method.captures == "rows" and config.teacher.top_logprobs  # with its answers: it need not read
+    reads = method.captures and not (config.teacher.base_url or config.distil.assistant or told)
+    for reader in (*((config.teacher.model,) if reads else ()), *config.readers) if read else ():
         folder = prepare_base(models.path_or_name(reader.removeprefix("hf:")), cache / "students")
         load_tokenizer(folder)
         if weights_bytes(base) > weights_bytes(folder):

@@ -18,7 +18,10 @@ from workbench.students.rendering import Rendering
 from workbench.students.settings import Pair
 
 IGNORE = -100
-PADDED = 3  # times as many places as tokens, at most: attention pads, and one long row beside many short ones is dear
+ATTENDED = (
+    2000  # squared places of attention for each token of a step, at most: it pads, and one long row among many short
+)
+# ones would cost half as much again as all else does, and gigabytes
 
 
 class Encoded(NamedTuple):
@@ -73,7 +76,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequ
 
 
 def batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
-    """Row numbers in a random order, in batches of at most `tokens` without padding (a longer row stands alone), each row once.
+    """Row numbers in a random order, in batches of at most `tokens` without padding (a longer row stands alone), each row once;
+    fewer where a row is long and others are short.
 
     Neighbours in length would pad less, but make each step one of a kind (the long ones are empty answers, say), which throws a
     student back: docs/results.md, "Rows of a step".
@@ -93,7 +97,7 @@ def _filled(order: Sequence[int], lengths: Sequence[int], tokens: int) -> list[l
     held = longest = 0
     for row in order:
         wide = max(longest, lengths[row])
-        if not found or held + lengths[row] > tokens or (len(found[-1]) + 1) * wide > PADDED * tokens:
+        if not found or held + lengths[row] > tokens or (len(found[-1]) + 1) * wide**2 > ATTENDED * tokens:
             found.append([])
             held, wide = 0, lengths[row]
         found[-1].append(row)
