@@ -10,6 +10,7 @@ from tests.small import here
 from workbench import Record, registry
 from workbench.config import load_config
 from workbench.errors import ConfigError
+from workbench.sources.values import holds_free_text
 from workbench.stages.attempt import try_method
 from workbench.stages.train import ASIDE, pairs, taught
 from workbench.students.settings import Pair
@@ -75,6 +76,16 @@ def test_what_is_learned_aside_wants_a_default() -> None:
 
     with pytest.raises(TypeError, match=r'Bare.steps is learned aside, and wants a default: steps: str = ""'):
         Record(Bare, rationale=("steps",), aside=True)
+    with pytest.raises(TypeError, match="none is named"):
+        Record(Bare, aside=True)
+
+    class Loose(BaseModel):
+        steps: list[str] | None = None
+        answer: int
+
+    loose = Record(Loose, rationale=("steps",), aside=True)
+    assert loose.aside(loose.parse('{"answer": 5}')) == "" and holds_free_text(loose, {"steps": ["2"], "answer": 5})
+    assert loose.aside(loose.parse('{"answer": 5, "steps": ["2", "3"]}')) == '["2","3"]'
     whole = Record(Bare, rationale=("steps",))
     value = whole.parse('{"steps": "2 + 3 = 5", "answer": 5}')
     assert whole.student_text(value) == whole.dump(value) and whole.aside(value) == ""

@@ -146,6 +146,9 @@ def test_batches_are_repeatable_and_hold_each_row_once() -> None:
 
     assert padding(sorted_) < 1.1, "rows that are only read stand with their like"
     assert padding(found) > 1.4, "a step's rows are of all lengths"
+    crowd = [20] * 60 + [550]
+    for batch in batches(crowd, 1100, seed=1, epoch=0):
+        assert len(batch) * max(crowd[row] for row in batch) ** 2 <= 2000 * 1100, "a long row has few beside it"
     whole = plan(lengths, 200, 1, 2.0)
     broken = plan(lengths, 200, 1, 1.5)
     assert whole[: len(broken)] == broken and whole[-1][0] == 2.0 and 1.5 <= broken[-1][0] < 1.6
