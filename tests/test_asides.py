@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from small import here
 
-from tests.small import here
 from workbench import Record, registry
 from workbench.config import load_config
 from workbench.errors import ConfigError

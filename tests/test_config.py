@@ -7,7 +7,7 @@ from small import TASK
 
 from workbench import registry
 from workbench.commands import check, settings
-from workbench.config import PROFILES, load_config
+from workbench.config import PROFILES, checked, load_config
 from workbench.errors import ConfigError
 
 OWN = {"full": {"sample": {"max_minutes": 31.0, "inverse": 7}, "train": {"r": 4}}}
@@ -45,3 +45,10 @@ def test_a_task_that_asks_for_what_there_is_not(own: str, said: str, tmp_path: P
         settings(registry.load(str(file)), "full")
     with pytest.raises(ConfigError, match=said):
         check(str(file))
+
+
+def test_the_grid_is_that_of_the_one_file_that_may_ship() -> None:
+    only, both = "export.quants=['Q8_0']", "export.quants=['Q8_0','Q4_K_M']"
+    grids = [load_config(sets=sets).distil.grid for sets in ((), (both,), (only,), (only, "distil.grid=Q4_0"))]
+    assert grids == ["Q4_0", "Q4_0", "Q8_0", "Q4_0"]
+    assert checked(load_config(sets=(only,))).distil.grid == "Q8_0"

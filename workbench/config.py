@@ -319,7 +319,8 @@ def load_config(
 
 
 def checked(config: Config) -> Config:
-    """The config, if its sections go together, with the rounds that its method needs. Raises ConfigError."""
+    """The config, if its sections go together, with the rounds that its method needs, and the grid of the one file that
+    may ship. Raises ConfigError."""
     if (config.teacher.model, config.teacher.base_url) in [
         (each.model, each.base_url) for each in config.pool.teachers
     ]:
@@ -337,8 +338,12 @@ def checked(config: Config) -> Config:
         raise ConfigError("train.dropout: with rounded weights there is none", "set distil.last_mile=0, or no dropout")
     if config.teacher.batch and config.sample.max_minutes < DAY:
         raise ConfigError("teacher.batch: a batch may take a day", f"allow for it: --set sample.max_minutes={DAY}")
-    count = max(config.rounds.count, method.rounds)
-    return config.model_copy(update={"rounds": config.rounds.model_copy(update={"count": count})})
+    changes: dict[str, Any] = {
+        "rounds": config.rounds.model_copy(update={"count": max(config.rounds.count, method.rounds)})
+    }
+    if set(config.export.quants) == {"Q8_0"} and "grid" not in config.distil.model_fields_set:
+        changes["distil"] = config.distil.model_copy(update={"grid": "Q8_0"})
+    return config.model_copy(update=changes)
 
 
 def _named(place: tuple[int | str, ...]) -> str:

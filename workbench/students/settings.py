@@ -71,7 +71,7 @@ class DistilConfig(Frozen):
     hidden_weight: float = Field(default=1.0, gt=0)
     layers: tuple[tuple[int, int], ...] = Field(default=((-1, -1),), min_length=1)  # pairs of the student's and its
     # the file's rounding
-    grid: Grid = "Q4_0"
+    grid: Grid = "Q4_0"  # Q8_0 where no other file is to be made, and none is named
     last_mile: float | None = Field(default=None, ge=0, le=1)  # the share of the steps, the last ones, with rounded
     # weights; None: the method's own
     # the student's own answers before a later round (gkd, dagger)
