@@ -145,7 +145,7 @@ def test_weights_are_rounded_in_the_last_steps_of_qat_and_where_that_is_asked_fo
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, half = (DistilConfig(method="sft", last_mile=mile, grid="Q8_0") for mile in (None, 0.5))
-    assert DistilConfig().method == "qat"
+    assert DistilConfig().method == "sft"
     assert [methods.named(name).rounded(plain) for name in ("sft", "parent", "qat")] == [0, 0, 0.3]
     assert [methods.named(name).rounded(half) for name in ("sft", "qat")] == [0.5, 0.5]
     assert methods.named("qat").rounded(DistilConfig(last_mile=0)) == 0

@@ -35,7 +35,7 @@ def run(
     method: Annotated[
         str,
         typer.Option(
-            help="qat, the default: from the teacher's text, at last rounded as it ships; sft: from the text alone; "
+            help="sft, the default: from the teacher's text; qat: from that, at last rounded as it ships; "
             "kd: from its distributions too; gkd, dagger: from what the student itself says; parent: from a larger model."
         ),
     ] = "",

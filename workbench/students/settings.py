@@ -56,7 +56,7 @@ class DistilConfig(Frozen):
     """What a student learns from: the `method` (methods/). Where it learns a teacher's distributions, a divergence from those
     takes `weight` of the loss."""
 
-    method: str = "qat"
+    method: str = "sft"
     # what a teacher thinks (kd, gkd, parent)
     k: int = Field(default=50, ge=1, le=1000)  # its likeliest tokens at each place
     rows: int = Field(default=0, ge=0)  # it reads at most so many of the shard, recombined ones last; 0: all
