@@ -69,7 +69,7 @@ def test_the_walk(tiny: Path, smollm2: Path, smollm2_hf: Path, tmp_path: Path) -
     expert = here(tmp_path, "audit", str(read_lock(newest).artifacts["export"] / "expert"))
     assert f"student  {child.name}, of smollm2-135m-instruct, Apache-2.0" in expert.stdout
     assert "read by  weights, of smollm2-135m-instruct, Apache-2.0" in expert.stdout
-    assert "in the last 30% of the steps by weights rounded to the Q4_0 grid" in expert.stdout
+    assert "in the last 30% of the steps by weights rounded to the Q8_0 grid" in expert.stdout
     assert (tmp_path / "compare" / "talk-cascade.svg").is_file()
     again = here(tmp_path, *arguments)
     assert again.stdout.count("train: skipped") == 3, again.stdout
