@@ -3,7 +3,8 @@
 "Four boxes of a dozen eggs each, and five are cracked. How many are good?"
 {"steps":"4 * 12 = 48; 48 - 5 = 43","answer":43}
 
-`word_answers` has the same data and asks for the number alone.
+`word_answers` has the same data and asks for the number alone. `word_asides` has its teacher write the steps, which are
+recomputed there too, and its student learn them beside the number, which is all that it writes.
 """
 
 from typing import Annotated
@@ -29,6 +30,10 @@ Number = Annotated[float, Field(allow_inf_nan=False), PlainSerializer(spelled, r
 class Solution(BaseModel):
     steps: str = Field(max_length=200, description="Equations, a semicolon between them")
     answer: Number = Field(description="What the last equation comes to, a number without a unit")
+
+
+class Aside(Solution):
+    steps: str = Field("", max_length=200, description="Equations, a semicolon between them")
 
 
 INSTRUCTIONS = """\
@@ -72,3 +77,24 @@ def word_problems() -> Task:
             reject({"text": "9 and 9 more?"}, '{"steps":"9 ** 9 = 387420489","answer":387420489}', by="recomputes"),
         ],
     )  # fmt: skip
+
+
+@task(version=1)
+def word_asides() -> Task:
+    """Solve an arithmetic problem told in prose, the number alone, with the steps learned aside."""
+    return Task(
+        prompt=Prompt(
+            input=Problem,
+            output=Record(Aside, rationale=("steps",), aside=True),
+            instructions=INSTRUCTIONS,
+            student="{text}",
+        ),
+        data=Data.folder("data/word_problems"),
+        validators=[parses(), schema(), recomputes(), equivalent()],
+        sources=("seed", "corpus"),
+        probes=[
+            accept({"text": "Half of 7 litres"}, '{"steps":"7 / 2 = 3.5","answer":3.5}'),
+            reject({"text": "2 and 3, together?"}, '{"answer":5}', by="recomputes"),
+            reject({"text": "2 and 3, together?"}, '{"steps":"2 + 3 = 5","answer":6}', by="recomputes"),
+        ],
+    )

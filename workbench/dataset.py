@@ -32,7 +32,7 @@ MEANT = {
     "outcome": "`pass`, `fail` (the candidate's fault) or `error` (a validator's own crash)",
     "reason": "what ended it, empty where it passed",
     CHECKS: "each validator that looked at it, with its outcome and reason; the first that is not `pass` ends the row",
-    "source": "what asked for it: `inverse`, `forward`, `corpus`; `student`: it answered; `attempted`: it failed",
+    "source": "what asked for it: `inverse`, `forward`, `corpus`, `attempted` (the student failed); `student`: its own",
     "call": "the teacher call that it came from, by its key in the ledger",
     "teacher": "who wrote it",
     "licence": "under what, as the run names it",

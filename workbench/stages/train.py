@@ -38,7 +38,8 @@ def try_student(config: Config, cache: Path, *, ships: bool, read: bool = True) 
     method.tried(config.distil, base)
     told = method.captures == "rows" and config.teacher.top_logprobs  # with its answers: it need not read
     reads = method.captures and not (config.teacher.base_url or config.distil.assistant or told)
-    for reader in (*((config.teacher.model,) if reads else ()), *config.readers) if read else ():
+    readers = (config.teacher.model, *config.readers) if reads else config.readers
+    for reader in readers if read else ():
         folder = prepare_base(models.path_or_name(reader.removeprefix("hf:")), cache / "students")
         load_tokenizer(folder)
         if weights_bytes(base) > weights_bytes(folder):

@@ -77,14 +77,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, rendering: Rendering, pairs: Sequ
 
 def batches(lengths: Sequence[int], tokens: int, seed: int, epoch: int) -> list[list[int]]:
     """Row numbers in a random order, in batches of at most `tokens` without padding (a longer row stands alone), each row once;
-    fewer where a row is long and others are short.
+    fewer where a row is long and others are short. Within a batch they come by length, for processes that share it.
 
     Neighbours in length would pad less, but make each step one of a kind (the long ones are empty answers, say), which throws a
     student back: docs/results.md, "Rows of a step".
     """
     order = list(range(len(lengths)))
     random.Random(f"{seed}/{epoch}").shuffle(order)
-    return _filled(order, lengths, tokens)
+    return [sorted(batch, key=lambda row: lengths[row]) for batch in _filled(order, lengths, tokens)]
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> list[list[int]]:

@@ -250,10 +250,7 @@ class _Run:
             self.recent.clear()  # a step takes longer now, by how much is measured anew
             state.fitted = False
         epoch, chosen = self.steps[state.step]
-        rows, factor = (
-            sorted((self.rows[row] for row in chosen), key=lambda row: len(row.ids)),  # for those who share them
-            state.schedule.factor(state.step),
-        )
+        rows, factor = [self.rows[row] for row in chosen], state.schedule.factor(state.step)
         self.model.train()
         tokens = sum(len(row.ids) for row in rows)
         value = self.crew.sum(self._pull(rows, tokens))
