@@ -20,27 +20,80 @@ from statistics import median
 
 from throughput import Measured, measured, served, workbench
 
+VALIDATORS = """\
+import json
+
+
+def call(text):
+    (found,) = json.loads(text)
+    return found["name"], found["arguments"]
+
+
+def parses(asked, text):
+    return text.startswith("[") and call(text) is not None
+
+
+def schema(asked, text):
+    name, values = call(text)
+    return name == "set_timer" and 1 <= values["minutes"] <= 1000000 and isinstance(values["label"], str)
+
+
+def grounded(asked, text):
+    return all(str(value).casefold() in asked.casefold() for value in call(text)[1].values())
+
+
+def equivalent(asked, text):
+    return json.loads(json.dumps(call(text), sort_keys=True)) == list(call(text))
+
+
+JUDGES = [parses, schema, grounded, equivalent]
+"""
 DISTILABEL = """\
 import json, sys
 from distilabel.models import OpenAILLM
 from distilabel.pipeline import Pipeline
-from distilabel.steps import LoadDataFromDicts
+from distilabel.steps import LoadDataFromDicts, StepInput, step
 from distilabel.steps.tasks import TextGeneration
+from judges import equivalent, grounded, parses, schema
 
 url, in_flight, texts = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
+
+
+@step(inputs=["instruction", "generation"], outputs=["parses"])
+def Parses(rows: StepInput):
+    yield [row | {"parses": parses(row["instruction"], row["generation"])} for row in rows]
+
+
+@step(inputs=["instruction", "generation"], outputs=["schema"])
+def Schema(rows: StepInput):
+    yield [row | {"schema": schema(row["instruction"], row["generation"])} for row in rows]
+
+
+@step(inputs=["instruction", "generation"], outputs=["grounded"])
+def Grounded(rows: StepInput):
+    yield [row | {"grounded": grounded(row["instruction"], row["generation"])} for row in rows]
+
+
+@step(inputs=["instruction", "generation"], outputs=["equivalent"])
+def Equivalent(rows: StepInput):
+    yield [row | {"equivalent": equivalent(row["instruction"], row["generation"])} for row in rows]
+
+
 if __name__ == "__main__":
     with Pipeline("peer") as pipeline:
         load = LoadDataFromDicts(data=[{"instruction": text} for text in texts], batch_size=in_flight)
         llm = OpenAILLM(model="quick", base_url=url, api_key="none", generation_kwargs={"max_new_tokens": 64})
-        load >> TextGeneration(llm=llm, input_batch_size=in_flight)
+        asked, of = TextGeneration(llm=llm, input_batch_size=in_flight), {"input_batch_size": in_flight}
+        load >> asked >> Parses(**of) >> Schema(**of) >> Grounded(**of) >> Equivalent(**of)
     made = pipeline.run(use_cache=False)["default"]["train"]
     assert len(made) == len(texts)
-    assert all("set_timer" in row["generation"] for row in made)
+    assert all(row["parses"] and row["schema"] and row["grounded"] and row["equivalent"] for row in made)
 """
 CURATOR = """\
 import json, os, sys
 os.environ.update(OPENAI_API_KEY="none", CURATOR_DISABLE_CACHE="1", TELEMETRY_ENABLED="false", HF_HUB_OFFLINE="1")
 import tiktoken
+from judges import JUDGES
 
 
 class Words:  # its own vocabulary is downloaded from a place that not every machine reaches; splitting is cheaper
@@ -51,18 +104,28 @@ class Words:  # its own vocabulary is downloaded from a place that not every mac
 tiktoken.get_encoding = tiktoken.encoding_for_model = lambda *_: Words()
 from bespokelabs import curator
 
+
+class Asked(curator.LLM):
+    def prompt(self, row):
+        return row["text"]
+
+    def parse(self, row, response):
+        return {"passed": all(judge(row["text"], response) for judge in JUDGES)}
+
+
 url, in_flight, texts = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
-llm = curator.LLM(
+llm = Asked(
     model_name="gpt-4o-mini",
     backend="openai",
     generation_params={"max_tokens": 64},
     backend_params={"base_url": url, "api_key": "none", "max_concurrent_requests": in_flight,
                     "max_requests_per_minute": 10_000_000, "max_tokens_per_minute": 1_000_000_000_000},
 )
-made = llm(texts)
+from datasets import Dataset
+made = llm(Dataset.from_list([{"text": text} for text in texts]))
 rows = getattr(made, "dataset", made)
 assert len(rows) == len(texts)
-assert all("set_timer" in row["response"] for row in rows)
+assert all(row["passed"] for row in rows)
 """
 PEERS = {
     "distilabel": (["distilabel[openai]==1.5.3", "requests"], DISTILABEL),
@@ -86,6 +149,7 @@ def peer(name: str, python: Path, candidates: int, in_flight: int, latency_s: fl
     with tempfile.TemporaryDirectory() as temporary, served(latency_s) as url:
         folder = Path(temporary)
         (folder / "peer.py").write_text(PEERS[name][1])
+        (folder / "judges.py").write_text(VALIDATORS)
         texts = [f"please put a timer {100 + n} minutes for tea" for n in range(candidates)]
         (folder / "texts.json").write_text(json.dumps(texts))
         os.environ["CURATOR_CACHE_DIR"] = os.environ["DISTILABEL_CACHE_DIR"] = os.environ["HF_HOME"] = str(

@@ -205,7 +205,8 @@ class StudentConfig(Frozen):
 
 class ExportConfig(Frozen):
     """The smallest file within `max_drop` points of the unquantized dev score ships, if it is within `max_ratio` of the
-    teacher's file size; where none is, the best one within that size."""
+    teacher's file size; where none is, the best one within that size. `importance`: each file smaller than Q8_0 is made by an
+    importance matrix of the shard's rows, too, and the better of the two on dev is kept."""
 
     quants: tuple[str, ...] = Field(("Q8_0", "Q4_K_M", "Q4_0"), min_length=1)
     max_drop: float = Field(2.0, ge=0)

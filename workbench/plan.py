@@ -93,7 +93,7 @@ STAGES = (
     Stage("merge", 5, ("examples", "train"), ("student", "train", "rounds", "distil"), TRAINING, code=False),
     Stage(
         "export",
-        4,
+        5,
         ("examples", "select", "merge"),
         ("teacher", "student", "export", "rounds", "distil"),
         ("xllamacpp", "cyllama"),

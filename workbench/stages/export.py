@@ -53,10 +53,7 @@ def run(context: Context) -> None:
     on_grid = kept_rounded(context.inputs["merge"])
     matrix = _importance(context, weights, full) if config.importance and not on_grid else None
     made = [_scored(context, UNQUANTIZED, full)]
-    for name in config.quants:
-        use = matrix if name != "Q8_0" else None
-        path = quantize(full, context.out / f"{name}.gguf", name, imatrix=use)
-        made.append(_scored(context, name, path))
+    made += [_better(context, name, full, matrix if name != "Q8_0" else None) for name in config.quants]
     chosen = choose(made, config, _teacher_bytes(context))
     made = [item.model_copy(update={"chosen": item.name == chosen.name}) for item in made]
     write_expert(
@@ -111,6 +108,22 @@ def _importance(context: Context, weights: Path, full: Path) -> Path:
         for row in shuffled(rows, 0)[:IMPORTANCE_ROWS]
     ]
     return importance(weights, full, texts, context.out / "importance.gguf")
+
+
+def _better(context: Context, name: str, full: Path, matrix: Path | None) -> Made:
+    """Of two files, by the importance matrix and without, the one that has more of dev right."""
+    path = quantize(full, context.out / f"{name}.gguf", name)
+    plain = _scored(context, name, path)
+    if matrix is None:
+        return plain
+    other = quantize(full, context.out / f"{name}.weighted.gguf", name, imatrix=matrix)
+    weighted = _scored(context, f"{name} by the importance matrix", other)
+    if weighted.dev_exact < plain.dev_exact:
+        other.unlink()
+        return plain.model_copy(update={"note": f"without an importance matrix ({weighted.dev_exact:.1f} with it)"})
+    other.replace(path)
+    note = f"by an importance matrix of the task's own rows ({plain.dev_exact:.1f} without)"
+    return weighted.model_copy(update={"name": name, "note": note})
 
 
 def _scored(context: Context, name: str, path: Path) -> Made:

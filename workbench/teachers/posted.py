@@ -27,7 +27,7 @@ from workbench.ledger import Ledger, Paid
 from workbench.teachers.recorder import Recorder
 from workbench.types import Reply, Request
 
-AHEAD = 0.125  # of its lanes' worth of requests wait in the post, so that one leaves when another's reply comes
+AHEAD = 0.5  # of its lanes' worth of requests wait in the post, so that one leaves when another's reply comes
 LINE_BYTES = 2**26  # of a request or a reply, at most
 GRACE_S = 10.0  # beyond what a request may take, for its reply to reach the disk
 TOLD_AFTER_S = 1.0
