@@ -222,6 +222,18 @@ def test_how_much_one_counts_who_reads_asks_nobody_anew() -> None:
     assert keys[0]["assistant"] == keys[1]["assistant"] and keys[0]["capture"] != keys[1]["capture"]
 
 
+@pytest.mark.parametrize("loss", ["weight=0.3", "temperature=2", "divergence='jsd'", "beta=0.3", "fresh=0.5"])
+def test_for_another_loss_the_teacher_reads_nothing_anew(loss: str) -> None:
+    made = [
+        {stage.label: made_of(stage, "", load_config(sets=("distil.method=gkd", *sets)), {}) for stage in found}
+        for found, sets in (
+            (stages(load_config(sets=("distil.method=gkd",))), some) for some in ((), (f"distil.{loss}",))
+        )
+    ]
+    anew = {label for label in made[0] if made[0][label] != made[1][label]}
+    assert "train.2" in anew and not anew & {"attempt.2", "capture.2"}
+
+
 def test_for_a_last_mile_the_teacher_reads_nothing_anew_and_the_student_is_trained_anew() -> None:
     plain, mile = (load_config(sets=("distil.method=kd", *sets)) for sets in ((), ("distil.last_mile=0.3",)))
     plain_keys, mile_keys = (

@@ -6,13 +6,14 @@ import pytest
 from small import TASK, here, write_task
 
 from workbench import registry
-from workbench.comparison import Standing, Trained, _standing, recommended, told
+from workbench.comparison import Standing, Trained, _as_long, _standing, recommended, told
+from workbench.config import load_config
 from workbench.scoring import Score, permutation
 
 
 def trained(method: str, seed: int, dev: float, right: str) -> Trained:
     return Trained(
-        method=method, seed=seed, dev=dev, unquantized=dev, file="Q8_0", rounds=1, steps=10, seconds=60.0,
+        method=method, seed=seed, dev=dev, unquantized=dev, file="Q8_0", rounds=1, steps=10, made=10, seconds=60.0,
         right=tuple(mark == "x" for mark in right),
     )  # fmt: skip
 
@@ -57,6 +58,15 @@ def test_the_randomization_test() -> None:
     assert permutation([1, 0, 1], [1, 0, 1]) == 1.0
     assert permutation([1] * 4, [0] * 4) == pytest.approx(2 / 16, abs=0.02), "of 16 ways to flip, two are as far out"
     assert permutation([1, 0] * 20, [0, 1] * 20) == 1.0
+
+
+def test_all_have_the_steps_of_the_first() -> None:
+    timed = load_config(sets=("train.max_minutes=3",))
+    assert _as_long(timed, None) is timed, "the first one's minutes say how many"
+    counted = load_config(sets=("train.max_minutes=3", "train.max_steps=40"))
+    for config, steps, made in ((timed, 25, 25), (counted, None, 40), (counted, 25, 40)):
+        train = _as_long(config, steps).train
+        assert (train.max_steps, train.max_minutes) == (made, None), "a slower way of learning is not cut short"
 
 
 def test_the_walk(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:

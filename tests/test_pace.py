@@ -8,6 +8,7 @@ import pytest
 
 from workbench.teachers import pace as pace_module
 from workbench.teachers.pace import Pace
+from workbench.teachers.posted import AHEAD
 
 
 def busiest(pace: Pace, count: int, work: Callable[[int], Awaitable[None]]) -> int:
@@ -63,6 +64,19 @@ def test_a_429_halves_the_lanes_once_and_good_replies_open_them_again(monkeypatc
         pace._halved = 0.0
         pace.slow_down(0)
     assert pace.lanes == 1 and busiest(pace, 5, short) == 1
+
+
+def test_one_that_has_had_too_much_is_given_nothing_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace_module, "HALVED_ONCE_S", 60.0)
+    pace = Pace(16, ahead=AHEAD)
+    assert busiest(pace, 80, short) == pace.most_inside == 24
+    pace.slow_down(0)
+    assert busiest(pace, 40, short) == 8
+    while pace.lanes < 16:
+        pace.went_well(0)
+    assert busiest(pace, 80, short) == 24
+    for counted in ({"requests_a_minute": 1e9}, {"tokens_a_minute": 1e9}):
+        assert busiest(Pace(16, ahead=AHEAD, **counted), 80, short) == 16, "what waits beyond would leave uncounted"
 
 
 def test_all_wait_while_a_server_asks_to() -> None:

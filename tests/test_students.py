@@ -165,6 +165,14 @@ def test_schedule_warms_up_cools_down_and_resizes_without_a_jump() -> None:
     factors = [schedule.factor(step) for step in range(400)] + [late.factor(step) for step in range(400, 600)]
     assert all(abs(a - b) < 0.02 for a, b in pairwise(factors)), "without a jump"
     assert all(a >= b for a, b in pairwise(factors[60:])) and factors[-1] == pytest.approx(FLOOR, abs=0.01)
+    often = schedule
+    for at in range(400, 600, 20):
+        often = often.resized(600, at)
+    assert [often.factor(step) for step in range(580, 600)] == pytest.approx(
+        [late.factor(step) for step in range(580, 600)]
+    )
+    assert schedule.resized(2000, at=400).factor(400) == pytest.approx(schedule.factor(399), abs=0.01)
+    assert schedule.resized(500, at=60).factor(60) == 1.0, "where the ramp ends, it does not begin anew"
     short = schedule.resized(110, at=10)
     assert schedule.factor(9) < short.factor(10) < short.factor(11) < short.factor(15) == 1.0
     assert short.factor(109) == pytest.approx(FLOOR, abs=1e-3)

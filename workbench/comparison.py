@@ -29,7 +29,8 @@ FOLDER = "compare"
 
 class Trained(Frozen):
     """One method with one seed. `dev` and `unquantized` are exact match on dev, of the file that ships and before it was
-    quantized, in percent; `right` is row by row on test. `rounds`, `steps` and `seconds` are those that the file rests on."""
+    quantized, in percent; `right` is row by row on test. `rounds`, `steps` and `seconds` are those that the file rests on;
+    `made` are the steps of all rounds."""
 
     method: str
     seed: int
@@ -38,6 +39,7 @@ class Trained(Frozen):
     file: str
     rounds: int
     steps: int
+    made: int
     seconds: float
     right: tuple[bool, ...]
 
@@ -77,7 +79,7 @@ def compare(task: Task, config: Config, names: Sequence[str], seeds: int, projec
         try_method(task, one)
     found: list[Trained] = []
     for one in configs:  # of which each may be walked, as was looked at before
-        found.append(_trained(task, _as_long(one, found[0].steps) if found else one))
+        found.append(_trained(task, _as_long(one, found[0].made if found else None)))
     standings = [_standing(found, name, names[0]) for name in names]
     folder = project / FOLDER
     folder.mkdir(exist_ok=True)
@@ -98,9 +100,11 @@ def _with(config: Config, method: str, seed: int) -> Config:
     return checked(config.model_copy(update=changed))
 
 
-def _as_long(config: Config, steps: int) -> Config:
-    """Where the minutes said how long the first one was trained, all others have as many steps."""
-    if config.train.max_steps is not None:
+def _as_long(config: Config, steps: int | None) -> Config:
+    """Where a number of steps is given, all have as many, however long they take. Else the minutes say how long the first is
+    trained, and all others have its `steps`."""
+    steps = config.train.max_steps or steps
+    if steps is None:
         return config
     return config.model_copy(
         update={"train": config.train.model_copy(update={"max_steps": steps, "max_minutes": None})}
@@ -111,8 +115,9 @@ def _trained(task: Task, config: Config) -> Trained:
     method, seed = config.distil.method, config.train.seed
     print(f"--- {method}, seed {seed}", flush=True)
     shipped = walked(task, config)
-    trained = [shipped.lock.exactly(label("train", number)) for number in range(1, shipped.lock.kept + 1)]
-    summaries = [read_json(Path(entry.path) / "summary.json") for entry in trained if entry is not None]
+    trained = [shipped.lock.exactly(label("train", number)) for number in range(1, config.rounds.count + 1)]
+    every = [read_json(Path(entry.path) / "summary.json") for entry in trained if entry is not None]
+    summaries = every[: shipped.lock.kept]
     return Trained(
         method=method,
         seed=seed,
@@ -121,6 +126,7 @@ def _trained(task: Task, config: Config) -> Trained:
         file=shipped.file.stem,
         rounds=shipped.lock.kept,
         steps=sum(summary["steps"] for summary in summaries),
+        made=sum(summary["steps"] for summary in every),
         seconds=sum(summary["seconds"] for summary in summaries),
         right=tuple(right_on_test(task, config, shipped.file)),
     )

@@ -82,7 +82,7 @@ STAGES = (
     Stage("select", 7, ("examples", "sample"), ("select", "leaks", "rounds"), ("datasketch", "scikit-learn")),
     Stage(
         "train",
-        7,
+        8,
         ("examples", "select"),
         ("student", "train", "rounds", "distil"),
         TRAINING,
@@ -111,7 +111,7 @@ CAPTURE = Stage(  # before the training, where that learns from what the teacher
 )
 ASSISTANT = Stage(  # before the capture, where another model reads the rows in the teacher's place
     "assistant",
-    3,
+    4,
     ("examples", "select"),
     ("train", "distil"),
     TRAINING,
@@ -122,6 +122,10 @@ ATTEMPT = Stage(  # before the sampling of a later round, where the student answ
     "attempt", 2, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),
     before=("sample", "select", "export"),
 )  # fmt: skip
+READ = {  # of [distil], by stages that need not run again where the loss or the grid is another
+    "attempt": ("method", "attempts", "warmth"),
+    "capture": ("method", "k", "rows", "assistant"),
+}
 AGAIN = ("attempt", "sample", "select", "assistant", "capture", "train", "merge", "export")  # in each round
 
 
@@ -205,11 +209,11 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
 def _slice(stage: Stage, config: Config, section: str) -> BaseModel:
     """What the stage looks at of a section: the whole, but for these."""
     if section == "distil" and stage.name == "assistant":
-        return DistilConfig(method="sft", assistant=config.distil.assistant)
+        return DistilConfig(assistant=config.distil.assistant)
     if section == "train" and stage.name == "assistant":  # whose words stay whole
         return config.train.model_copy(update={"resplit": None})
-    if section == "distil" and stage.name in ("attempt", "capture"):  # who reads and answers knows of no grid
-        return config.distil.model_copy(update={"last_mile": None, "grid": DistilConfig().grid})
+    if section == "distil" and stage.name in READ:
+        return DistilConfig(**{name: getattr(config.distil, name) for name in READ[stage.name]})
     if section == "pool" and stage.name != "capture":  # who asks nobody, and how much one counts who reads
         return config.pool.asked
     whole: BaseModel = getattr(config, section)

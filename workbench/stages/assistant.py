@@ -29,7 +29,7 @@ def trained_as(config: Config) -> Config:
     changed = {
         "student": config.student.model_copy(update={"model": config.distil.assistant}),
         "train": config.train.model_copy(update={"resplit": None}),
-        "distil": DistilConfig(method="sft"),
+        "distil": DistilConfig(method="sft", grid="Q8_0"),  # it reads unrounded: the merge is chosen by the finer grid
         "rounds": RoundsConfig(),
     }
     return config.model_copy(update=changed)

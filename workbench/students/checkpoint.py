@@ -19,7 +19,7 @@ from workbench.students.masters import MasterAdamW
 from workbench.students.schedule import Schedule
 from workbench.students.settings import Pair, TrainConfig
 
-FORMAT = 3
+FORMAT = 4
 FILE = "checkpoint.pt"
 BESTS = ("best", "unrounded")
 

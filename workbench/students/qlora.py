@@ -49,7 +49,7 @@ from workbench.students.subwords import encode_resplit
 
 FIT_AFTER = 10  # steps of this life; or 4, where those took FIT_SHARE of the minutes
 FIT_SHARE = 0.1
-REFIT = 0.05  # share of the steps by which a later guess must differ to be taken
+REFIT = 0.05  # share of the steps that are left by which a later guess must differ to be taken
 WINDOW = 20  # steps that the told speed is the mean of
 
 
@@ -318,7 +318,7 @@ class _Run:
         total, planned = self.crew.said(self._steps_in(limit * 60)), state.schedule.total
         if total is None:
             return
-        if total < planned if not state.fitted else abs(total - planned) > REFIT * planned:
+        if total < planned if not state.fitted else abs(total - planned) > REFIT * (planned - state.step):
             self.notes.append(f"{total} of {len(self.steps)} steps fit into {limit:g} minutes")
             state.schedule = state.schedule.resized(total, at=state.step)
         state.fitted = True

@@ -16,37 +16,42 @@ def peak_lr(asked: float | None, weights_bytes: int) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear ramp from `start_factor` at step `start` to `top`, then a cosine down to FLOOR at step `total`.
+    """Linear ramp from `start_factor` at step `start` to 1, then a cosine down to FLOOR at step `total`.
 
-    `warmup` is the ramp's share of the steps from `start` on. A run that turns out too slow for its minutes is `resized`:
-    within the ramp it goes on to the top, after it the cosine goes on from the factor it had reached; neither jumps.
+    `warmup` is the ramp's share of the steps from `start` on, `phase` the share of the cosine that was gone through before
+    `start`; then there is no ramp. A run that turns out slower or faster than its minutes asked for is `resized`: what is left
+    of ramp or cosine is spread over the steps that are left, so that neither jumps nor begins anew.
     """
 
     total: int
     warmup: float
     start: int = 0
     start_factor: float = 0.0
-    top: float = 1.0
+    phase: float = 0.0
 
     def factor(self, step: int) -> float:
         """What the peak learning rate is multiplied by at 0-based `step`."""
         ramp, done = self._ramp, step + 1 - self.start
         if done <= ramp:
-            return self.start_factor + (self.top - self.start_factor) * done / ramp
-        share = min(1.0, (done - ramp) / max(1, self.total - self.start - ramp))
-        return FLOOR + (self.top - FLOOR) * 0.5 * (1 + math.cos(math.pi * share))
+            return self.start_factor + (1 - self.start_factor) * done / ramp
+        return FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * self._phase(step)))
 
     def resized(self, total: int, at: int) -> "Schedule":
         """The schedule for the steps from `at` on, where only `total` steps will be made."""
-        reached = self.factor(at - 1) if at else 0.0
-        if at - self.start < self._ramp:
-            return replace(self, total=total, start=at, start_factor=reached)
-        return replace(self, total=total, start=at, start_factor=reached, top=reached, warmup=0.0)
+        if at - self.start <= self._ramp:
+            return replace(self, total=total, start=at, start_factor=self.factor(at - 1) if at else 0.0)
+        return replace(self, total=total, start=at, phase=self._phase(at - 1))
+
+    def _phase(self, step: int) -> float:
+        """Of the cosine, after a step behind the ramp."""
+        ramp = self._ramp
+        gone = (step + 1 - self.start - ramp) / max(1, self.total - self.start - ramp)
+        return self.phase + (1 - self.phase) * min(1.0, gone)
 
     @property
     def _ramp(self) -> int:
         """Steps."""
-        return max(1, round(self.warmup * (self.total - self.start)))
+        return 0 if self.phase else max(1, round(self.warmup * (self.total - self.start)))
 
 
 def eval_steps(total: int, evals: int) -> frozenset[int]:

@@ -116,7 +116,7 @@ class Asker:
         self.price = price  # per million tokens read and written
         self.concurrency = concurrency
         self.pace = pace or Pace(concurrency)
-        self._dead_after = max(DEAD_AFTER, 3 * concurrency)
+        self._dead_after = max(DEAD_AFTER, 3 * self.pace.most_inside)
         self._began = int(time.time())  # since then the clock of this process counts
         self._counted: set[str] = set()
         self._late: set[str] = set()

@@ -20,7 +20,7 @@ class Pace:
     """A context manager around each request; at most `lanes` are inside at once. 0 requests or tokens a minute: any number.
 
     `ahead`: so many more, as a share of the lanes, are let in for a teacher that holds them back itself until it has room;
-    none while it is `strict`.
+    none while it is `strict`, has had too much, or where requests or tokens a minute are counted, for that is done here.
     """
 
     def __init__(
@@ -97,7 +97,8 @@ class Pace:
         self._call()
 
     def _room(self) -> int:
-        ahead = 0.0 if self.strict else self._ahead
+        whole = self.lanes == self.most and not (self.strict or self._between_s or self._token_s)
+        ahead = self._ahead if whole else 0.0
         return max(0, int(int(self.lanes) * (1 + ahead)) - self._inside)
 
     def _call(self) -> None:

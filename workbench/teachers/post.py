@@ -54,14 +54,18 @@ async def serve() -> None:
         await teacher.aclose()
 
 
+PAUSE_S = 0.5  # at least, after a 429: what waits here does not run into a server that has just had too much
+
+
 class Desk:
     """Sends so many at a time; what the run hands over beyond that waits here. `closed`: the run is gone, and what still waits
-    is not sent any more."""
+    is not sent any more; nor is it after an error that nothing can mend."""
 
     def __init__(self, teacher: Teacher, recorder: Recorder, lanes: int) -> None:
         self.teacher, self.recorder, self.lanes = teacher, recorder, asyncio.Semaphore(lanes)
         self.closed = False
         self.wait_until = 0.0  # the server asks to be left alone
+        self.broken: TeacherError | None = None
 
     async def one(self, name: bytes, request: Request) -> None:
         """`name` is what the run knows it by: the request's own until it is answered, then its key in the ledger."""
@@ -71,6 +75,8 @@ class Desk:
                     await asyncio.sleep(min(wait, 1.0))
                 if self.closed:
                     return
+                if self.broken is not None:
+                    raise self.broken
                 reply = await self.teacher.complete(request)
             key = Ledger.key(self.teacher.model, request)
             _tell(name, b"reply", f"{key} {reply.model_dump_json()}")
@@ -79,7 +85,9 @@ class Desk:
             _tell(name, b"kept", "" if stands == reply else stands.model_dump_json())
         except WorkbenchError as error:
             if isinstance(error, TeacherError):
-                self.wait_until = max(self.wait_until, time.monotonic() + min(error.wait_s, WAIT_AT_MOST_S))
+                pause = min(max(error.wait_s, PAUSE_S if error.kind == "rate" else 0.0), WAIT_AT_MOST_S)
+                self.wait_until = max(self.wait_until, time.monotonic() + pause)
+                self.broken = error if error.fatal else self.broken
             _tell_error(name, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits to be told
             told = f"{self.teacher.model}: {redact(repr(error))}"
