@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,14 +19,16 @@ from torch.distributed.tensor import DTensor
 
 from workbench.config import load_config
 from workbench.errors import ConfigError, StudentError
+from workbench.logits import LogitWriter, Row
 from workbench.stages.job import Job, learn
 from workbench.stages.launch import config_of, launched, try_launch
 from workbench.students.batches import Encoded, weight
 from workbench.students.crew import ALONE, Crew
-from workbench.students.load import load_model
+from workbench.students.load import load_model, load_tokenizer
 from workbench.students.lora import with_lora
-from workbench.students.settings import DistilConfig, Pair, Progress, TrainConfig
+from workbench.students.settings import Captured, DistilConfig, Pair, Progress, TrainConfig
 from workbench.students.shards import shard
+from workbench.students.taught import end_of_turn, name_of, tokenizer_digest
 
 TIMERS = [(f"put a timer of {n} minutes", [timer(n)]) for n in range(1, 31)]
 ROWS = tuple(Pair(prompt=said, completion=json.dumps(calls)) for said, calls in [*TIMERS, ("good morning", [])])
@@ -61,6 +64,43 @@ def test_two_processes_learn_as_one_does(smollm2_hf: Path, tiny: Path, tmp_path:
     first, second = (load_file(each.work / "adapter" / "adapter_model.safetensors") for each in (alone, both))
     apart = sum(float((second[name] - tensor).norm()) for name, tensor in first.items())
     assert apart < 0.1 * sum(float(tensor.norm()) for tensor in first.values())
+
+
+@pytest.mark.parametrize(("method", "launch"), [("kd", "data_parallel"), ("gkd", "fsdp")])
+def test_two_processes_learn_what_a_teacher_thinks_as_one_does(
+    tiny: Path, tmp_path: Path, method: str, launch: str
+) -> None:
+    """Stored distributions of half of the rows; for `gkd` a third of them are the student's own words."""
+    rows = tuple(row.model_copy(update={"own": method == "gkd" and not at % 3}) for at, row in enumerate(ROWS))
+    captured = (thought_of(tiny, tmp_path / "logits.bin", [row for at, row in enumerate(rows) if row.own or at % 2]),)
+    alone, both = (
+        job(tiny, tmp_path / name).model_copy(
+            update={"distil": DistilConfig(method=method, k=4), "rows": rows, "captured": captured}
+        )
+        for name in ("alone", "both")
+    )
+    learn(alone, lambda _: None)
+    launched(both, launch, lambda _: None)
+    one, two = curve(alone.work), curve(both.work)
+    assert len(one) == len(two) == 6 and two == pytest.approx(one, rel=0.01)
+    text = job(tiny, tmp_path / "text")
+    learn(text, lambda _: None)
+    assert curve(text.work) != pytest.approx(one, rel=0.01), "it is not the text alone"
+
+
+def thought_of(base: Path, file: Path, rows: list[Pair]) -> Captured:
+    """What a teacher with the student's tokens might think: four of them at each place, drawn."""
+    random, tokenizer = np.random.default_rng(0), load_tokenizer(base)
+    size = len(tokenizer)
+    with LogitWriter(
+        file, tokenizer=str(base), fingerprint=tokenizer_digest(base), vocabulary=size, k=4, teacher="t"
+    ) as writer:
+        for row in rows:
+            tokens = np.array([*tokenizer(row.completion)["input_ids"], end_of_turn(base)], np.int32)
+            ids = np.stack([random.choice(size, 4, replace=False) for _ in tokens]).astype(np.int32)
+            logprobs = np.tile(np.log([0.5, 0.25, 0.125, 0.0625]).astype(np.float32), (len(tokens), 1))
+            writer.add(name_of(row.prompt, row.completion), Row(tokens, ids, logprobs))
+    return Captured(file, base)
 
 
 def test_with_fsdp_a_step_may_have_fewer_rows_than_processes(tiny: Path, tmp_path: Path) -> None:
