@@ -20,6 +20,7 @@ from workbench.cli import app, main
 from workbench.errors import LockedError
 from workbench.store import RunLock
 
+MEND = "mend the task file, then `workbench check`"
 Told = Callable[..., tuple[str, str]]
 BARE_TOKENIZER = json.dumps(
     {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1, "<pad>": 2}, "unk_token": "a"},
@@ -87,7 +88,7 @@ def test_a_task_file_at_fault_is_told_with_its_line(
         error, hint = fails(verb, "talk.py")
         assert error.startswith(f"{file}, line {line}: ")
         assert says in error
-        assert hint == "mend the task file, then `workbench check`"
+        assert hint == ("say in one line what the task does" if "docstring" in says else MEND)
 
 
 def test_a_task_file_without_a_task(project: Path, fails: Told) -> None:
