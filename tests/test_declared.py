@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from small import TASK as SMALL
 from small import write_task
-from workbench.validators import parses
+from workbench.validators import asked, cued, grounded, parses, percent
 
 from workbench import Calls, Data, Judged, Prompt, Record, Task, registry
 from workbench.declared import nearest
@@ -75,6 +75,7 @@ def loaded(folder: Path, old: str, new: str) -> tuple[str, str]:
         (CALLS, 'Record(OpenApp, ignore="app")', "Record.ignore is the text 'app'", 'ignore=["summary"]'),
         (CALLS, 'Record(OpenApp, ignore=["app"])', "Record: no field of OpenApp is scored", "leave one out"),
         (CALLS, "Record([OpenApp])", "Record.model is a list", "Record(Ticket)"),
+        ("grounded()", 'grounded(leading="the my")', "grounded: leading is the text 'the my'", '("the", "my")'),
         (INSTRUCTIONS, f'{INSTRUCTIONS}, student=""', "student='' shows nothing of the input", "in braces: text"),
         (INSTRUCTIONS, f'{INSTRUCTIONS}, student="{{text"', "student='{text' is no format string", "write {{ and }}"),
         ("    text: str = Field(min_length=1, max_length=400)", "    n: int", "the first field of Utterance is not", "first"),
@@ -134,6 +135,20 @@ def test_what_fits_is_left_as_it_is(tmp_path: Path) -> None:
     assert Task(task.prompt, task.data, [*task.validators], ["seed"], floor=40, profiles={"full": {}}).floor == 40
     for found in registry.available():
         assert registry.made(found).name == found.name
+
+
+def test_rules_for_what_no_answer_has(tmp_path: Path) -> None:
+    task = made(tmp_path, [])
+    unmatched = grounded({"set_timer.minuts": percent, "set_timer.label": None}).unmatched(task)
+    assert unmatched == ["no argument set_timer.minuts; did you mean set_timer.minutes"]
+    words = {"open_apps": "x", "call_contact": "x", "set_timer.minutes=5": "x"}
+    for validator in (cued(words), asked(words)):
+        assert validator.unmatched(task) == ["no label open_apps; did you mean open_app"]
+    routed = registry.load("support_triage")
+    assert cued({"urgency=hihg": "x", "urgency=low": "x"}).unmatched(routed) == [
+        "no label urgency=hihg; did you mean urgency=high"
+    ]
+    assert grounded({"product": None, "colour": None}).unmatched(routed) == ["no field colour"]
 
 
 def test_a_function_by_its_class_name(tmp_path: Path) -> None:
