@@ -139,6 +139,26 @@ def test_data_that_is_missing_or_empty(project: Path, fails: Told) -> None:
     assert "seeds.jsonl" in hint
 
 
+@pytest.mark.parametrize(
+    ("corpus", "says"),
+    [
+        (None, "is missing"),
+        ("\n", "holds no rows"),
+        ('{"input": {"words": "hi"}}\n', "row 1: input.text: Field required"),
+    ],
+)
+def test_a_corpus_at_fault_is_told_before_a_model_is_loaded(
+    project: Path, fails: Told, corpus: str | None, says: str
+) -> None:
+    file, path = project / "talk.py", project / "data" / "corpus.jsonl"
+    file.write_text(file.read_text().replace('sources=("seed"', 'sources=("corpus", "seed"'))
+    if corpus is not None:
+        path.write_text(corpus)
+    error, _ = fails("run", "talk.py", "--until", "examples")
+    assert error.startswith(str(path))
+    assert says in error
+
+
 def test_a_row_in_two_splits(project: Path, fails: Told) -> None:
     seed = ROWS["seeds"][2]
     write_rows(project / "data" / "test.jsonl", [*ROWS["test"], (seed[0].upper(), [opening("CHESS")])])
