@@ -54,6 +54,7 @@ def loaded(folder: Path, old: str, new: str) -> tuple[str, str]:
         (INSTRUCTIONS, '" "', "Prompt.instructions is the text ' '", "colleague"),
         (DATA, '"data"', "Task.data is the text 'data'", 'Data.folder("data")'),
         (DATA, 'Data("data")', "Data.root is the text 'data'", 'Data.folder("data")'),
+        (DATA, 'Data(__import__("pathlib").Path(), files={"dev": "d"})', "Data.files is a dict", "of each split"),
         (DATA, "Data.folder(None)", "Data.folder is None", 'Data.folder("data")'),
         (PROBE, "[{}]", "Probe.text is a list", "in quotes"),
         ('accept({"text": "open maps"},', 'accept("open maps",', "Probe.input is the text 'open maps'", '{"text": "..."}'),

@@ -82,7 +82,7 @@ class Data:
 
     root: Path
     read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    files: Mapping[Split, str] = field(
+    files: Annotated[Mapping[Split, str], {"seed", "dev", "test"}.issubset] = field(
         default_factory=lambda: {"seed": "seeds.jsonl", "dev": "dev.jsonl", "test": "test.jsonl"}
     )
     corpus: str = "corpus.jsonl"

@@ -19,6 +19,7 @@ WRITE = {
     "Prompt.student": 'a format string over the fields of the input: student="{text}"',
     "Data.root": 'Data.folder("data"), which finds the folder beside the task file',
     "Data.read": "the name of a function that takes a row and gives one, without parentheses",
+    "Data.files": 'the file of each split: {"seed": "seeds.jsonl", "dev": "dev.jsonl", "test": "test.jsonl"}',
     "Probe.input": 'the input as in a row: accept({"text": "..."}, ...)',
     "Probe.text": "the answer as the text that a model would write, in quotes: '[{\"name\": ...}]'",
     "Probe.by": 'the name of the validator that refuses it: by="grounded"',

@@ -2,6 +2,7 @@
 cannot be filled in, rules for what no answer has. And notes: what a task may well have, and its author should know.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -105,21 +106,25 @@ def _in_two_splits(rows: Mapping[Split, Sequence[Example]]) -> list[Problem]:
 
 def _prompts(task: Task, where: str, rows: Sequence[Example], problems: list[Problem], notes: list[str]) -> None:
     """Fills in the student's prompt for each row; the first that will not go, and the first with a None in it, are told."""
-    broken: list[tuple[Example, DataError]] = []
-    empty: list[tuple[Example, str]] = []
+    first: dict[str, tuple[Example, str]] = {}
+    count: Counter[str] = Counter()
     for row in rows:
+        null = next((name for name in task.prompt.named if row.input.get(name, "") is None), "")
         try:
             task.student_prompt(row.input)
+            kind, said = "null", f"the student reads None where {null} is null" if null else ""
         except DataError as error:
-            broken.append((row, error))
-        empty += [(row, name) for name in task.prompt.named if row.input.get(name, "") is None]
-    if broken:
-        row, error = broken[0]
-        others = f"; nor can it for {len(broken) - 1} more" if broken[1:] else ""
-        problems.append(_at_fault(where, f"{error}{others}", row))
-    elif empty:
-        row, name = empty[0]
-        notes.append(f"{where}: the student reads None where {name} is null: {len(empty)} rows, first {text_of(row)!r}")
+            kind, said = "broken", str(error)
+        if said:
+            first.setdefault(kind, (row, said))
+            count[kind] += 1
+    if "broken" in first:
+        row, said = first["broken"]
+        others = f"; nor can it for {count['broken'] - 1} more" if count["broken"] > 1 else ""
+        problems.append(_at_fault(where, f"{said}{others}", row))
+    if "null" in first:
+        row, said = first["null"]
+        notes.append(f"{where}: {said}: {count['null']} rows, first {text_of(row)!r}")
 
 
 def _unmatched(task: Task) -> Iterator[Problem]:
