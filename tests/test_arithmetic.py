@@ -28,7 +28,9 @@ class Solution(BaseModel):
 
 
 TASK = Task(
-    prompt=Prompt(Problem, Record(Solution, rationale=["steps"]), ""), data=Data.folder("."), validators=[recomputes()]
+    prompt=Prompt(Problem, Record(Solution, rationale=["steps"]), "Solve it."),
+    data=Data.folder("."),
+    validators=[recomputes()],
 )
 
 

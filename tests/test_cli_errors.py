@@ -20,6 +20,7 @@ from workbench.cli import app, main
 from workbench.errors import LockedError
 from workbench.store import RunLock
 
+MEND = "mend the task file, then `workbench check`"
 Told = Callable[..., tuple[str, str]]
 BARE_TOKENIZER = json.dumps(
     {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1, "<pad>": 2}, "unk_token": "a"},
@@ -87,7 +88,7 @@ def test_a_task_file_at_fault_is_told_with_its_line(
         error, hint = fails(verb, "talk.py")
         assert error.startswith(f"{file}, line {line}: ")
         assert says in error
-        assert hint == "mend the task file, then `workbench check`"
+        assert hint == ("say in one line what the task does" if "docstring" in says else MEND)
 
 
 def test_a_task_file_without_a_task(project: Path, fails: Told) -> None:
@@ -136,6 +137,26 @@ def test_data_that_is_missing_or_empty(project: Path, fails: Told) -> None:
     error, hint = fails("run", "talk.py", "--until", "examples")
     assert error == f"{test} is missing"
     assert "seeds.jsonl" in hint
+
+
+@pytest.mark.parametrize(
+    ("corpus", "says"),
+    [
+        (None, "is missing"),
+        ("\n", "holds no rows"),
+        ('{"input": {"words": "hi"}}\n', "row 1: input.text: Field required"),
+    ],
+)
+def test_a_corpus_at_fault_is_told_before_a_model_is_loaded(
+    project: Path, fails: Told, corpus: str | None, says: str
+) -> None:
+    file, path = project / "talk.py", project / "data" / "corpus.jsonl"
+    file.write_text(file.read_text().replace('sources=("seed"', 'sources=("corpus", "seed"'))
+    if corpus is not None:
+        path.write_text(corpus)
+    error, _ = fails("run", "talk.py", "--until", "examples")
+    assert error.startswith(str(path))
+    assert says in error
 
 
 def test_a_row_in_two_splits(project: Path, fails: Told) -> None:

@@ -36,7 +36,7 @@ CALLS = Calls((SendMessage, GetDirections))
 
 def reason(validator: Validator, said: str, answer: str, output: Output = CALLS, folder: str = ".") -> str:
     """Why the validator refuses; empty where it does not."""
-    task = Task(prompt=Prompt(Utterance, output, ""), data=Data.folder(folder), validators=[validator])
+    task = Task(prompt=Prompt(Utterance, output, "Do it."), data=Data.folder(folder), validators=[validator])
     value = task.output.parse(answer)
     return validator.judge(Judged(task.example({"text": said}, split="new"), answer, value), task).reason
 

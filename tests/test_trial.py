@@ -226,14 +226,14 @@ def test_mutants_differ_from_their_target_and_from_each_other() -> None:
 def test_what_is_the_same_to_the_output_is_no_mutant() -> None:
     record = Record(Order, ignore=("note",))
     target = {"drink": "tea", "sugar": 2, "size": "small", "name": None, "note": "hot"}
-    prompt = Prompt(Utterance, record, "")
+    prompt = Prompt(Utterance, record, "Do it.")
     task = Task(prompt=prompt, data=Data(Path()), validators=[])
     row = task.example({"text": "a small tea with two sugar"}, split="seed", target=target)
     found = list(mutants(record, row, random.Random(0)))
     assert {mutant.kind for mutant in found} == set(KINDS[:9])
     assert '"size":"large"' in next(mutant.text for mutant in found if mutant.kind == "wrong choice")
     calls = Calls([PlaySong, Mute], ordered=False)
-    task = Task(prompt=Prompt(Utterance, calls, ""), data=Data(Path()), validators=[])
+    task = Task(prompt=Prompt(Utterance, calls, "Do it."), data=Data(Path()), validators=[])
     row = task.example({"text": "Waterloo by Abba, hall"}, split="seed", target=[ABBA, HUSH])
     assert "calls reordered" not in {mutant.kind for mutant in mutants(calls, row, random.Random(0))}
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from workbench.validators.grounding import folded_input, folded_texts
 
 from workbench.declaration import Task
+from workbench.declared import unknown
+from workbench.outputs.cells import impossible, possible
 from workbench.types import Check, Judged
 
 
@@ -27,6 +29,10 @@ class Cued:
             if label in self.words and not self.words[label].search(text):
                 return Check(validator=self.name, outcome="fail", reason=f"nothing in the input says {label}")
         return Check(validator=self.name, outcome="pass")
+
+    def unmatched(self, task: Task) -> list[str]:
+        """Labels that no answer has."""
+        return _unmatched(self.words, task)
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Asked:
                     reason=f"the input says {found.group()!r}, and the answer has no {label}",
                 )
         return Check(validator=self.name, outcome="pass")
+
+    def unmatched(self, task: Task) -> list[str]:
+        """Labels that no answer has."""
+        return _unmatched(self.words, task)
 
 
 @dataclass(frozen=True)
@@ -83,3 +93,8 @@ def apart(words: str) -> Apart:
 
 def _compiled(words: Mapping[str, str]) -> dict[str, re.Pattern[str]]:
     return {label: re.compile(pattern) for label, pattern in words.items()}
+
+
+def _unmatched(words: Mapping[str, re.Pattern[str]], task: Task) -> list[str]:
+    schema = task.output.schema()
+    return unknown("label", impossible(schema, words), list(possible(schema)))

@@ -4,14 +4,16 @@ It does not see a value that was copied into the wrong argument, nor one that th
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from workbench.declaration import Task
-from workbench.outputs import Slot
+from workbench.declared import expect, unknown
+from workbench.outputs import Calls, Slot
 from workbench.outputs.base import fold
+from workbench.outputs.cells import slot_names
 from workbench.types import Check, Judged
 
 Rule = Callable[[Any, str], bool]  # (value, folded input text) -> is it derivable?
@@ -45,6 +47,11 @@ class Grounded:
                 return Check(validator=self.name, outcome="fail", reason=reason)
         return Check(validator=self.name, outcome="pass")
 
+    def unmatched(self, task: Task) -> list[str]:
+        """Rules for what no answer has."""
+        known = slot_names(task.output.schema())
+        return unknown("argument" if isinstance(task.output, Calls) else "field", self.rules, known) if known else []
+
     def _against(self, slot: Slot, text: str) -> str:
         if slot.name in self.rules:
             rule = self.rules[slot.name]
@@ -67,7 +74,9 @@ def grounded(
 ) -> Grounded:
     """`rules`: how the values of single slots are derived; `leading`, `trailing`: the words that text values in no rule may
     not begin or end with."""
-    return Grounded(dict(rules or {}), leading, trailing)
+    for name, words in (("leading", leading), ("trailing", trailing)):
+        expect(f"grounded: {name}", words, Sequence[str], f'words in a list: {name}=("the", "my")')
+    return Grounded(dict(rules or {}), tuple(leading), tuple(trailing))
 
 
 def folded_input(judged: Judged) -> str:

@@ -17,17 +17,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol, overload
+from typing import Annotated, Any, Literal, Protocol, overload, runtime_checkable
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from typing_extensions import TypeIs
 
+from workbench import declared, jsonl
 from workbench.digest import digest
 from workbench.errors import DataError, TaskError
 from workbench.outputs import Output
 from workbench.types import Check, Example, Judged, Split
 
 Source = Literal["seed", "forward", "inverse", "recombine", "corpus"]
+Percent = Annotated[float, lambda value: 0 <= value <= 100]
 
 
 @dataclass(frozen=True)
@@ -36,27 +38,38 @@ class Prompt:
 
     input: type[BaseModel]
     output: Output
-    instructions: str
+    instructions: Annotated[str, str.strip]
     student: str = "{text}"
 
     def __post_init__(self) -> None:
-        """Raises TaskError where the input's first field is no text, or `student` asks for a field that it does not have."""
+        """Raises TaskError where the input's first field is no text, or `student` asks for a field that it does not have, or
+        for none."""
+        declared.check(self)
         first = next(iter(self.input.model_fields.items()), None)
         if first is None or first[1].annotation is not str:
             raise TaskError(
                 f"the first field of {self.input.__name__} is not `str`",
                 "put what a person writes first; the other fields are given beside it",
             )
+        unknown = [name for name in self.named if name not in self.input.model_fields]
+        fields = ", ".join(self.input.model_fields)
+        if unknown:
+            raise TaskError(f"student={self.student!r}: the input has no field {unknown[0]!r}, it has {fields}")
+        if not self.named:
+            raise TaskError(
+                f"student={self.student!r} shows nothing of the input", f"name fields of it in braces: {fields}"
+            )
+
+    @cached_property
+    def named(self) -> list[str]:
+        """The fields of the input that `student` names. Raises TaskError where it is no format string."""
         try:
-            named = [name for _, name, _, _ in string.Formatter().parse(self.student) if name is not None]
+            names = [name for _, name, _, _ in string.Formatter().parse(self.student) if name is not None]
         except ValueError as error:
             raise TaskError(
                 f"student={self.student!r} is no format string: {error}", "write {{ and }} for braces"
             ) from None
-        unknown = [name for name in named if re.split(r"[.\[]", name)[0] not in self.input.model_fields]
-        if unknown:
-            fields = ", ".join(self.input.model_fields)
-            raise TaskError(f"student={self.student!r}: the input has no field {unknown[0]!r}, it has {fields}")
+        return [re.split(r"[.\[]", name)[0] for name in names]
 
 
 @dataclass(frozen=True)
@@ -69,25 +82,31 @@ class Data:
 
     root: Path
     read: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-    files: Mapping[Split, str] = field(
+    files: Annotated[Mapping[Split, str], {"seed", "dev", "test"}.issubset] = field(
         default_factory=lambda: {"seed": "seeds.jsonl", "dev": "dev.jsonl", "test": "test.jsonl"}
     )
     corpus: str = "corpus.jsonl"
     checked: str = "checked.jsonl"
 
+    def __post_init__(self) -> None:
+        declared.check(self)
+
     @classmethod
     def folder(cls, path: str | Path, read: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> "Data":
         """A folder beside the task file (relative paths) or anywhere (absolute ones)."""
+        declared.expect("Data.folder", path, str | Path, 'Data.folder("data")')
         root = Path(path)
         if not root.is_absolute():
             root = Path(inspect.stack()[1].filename).resolve().parent / root
         return cls(root, read)
 
 
+@runtime_checkable
 class Validator(Protocol):
     """Says `pass`, `fail` or raises. Raising is the validator's own fault and is counted apart. One that takes its time, say
     because it executes something, has `heavy = True`: it judges after those that have not, and while a
-    teacher is asked in other processes. `files`, where there are some, are those that its judgement rests on."""
+    teacher is asked in other processes. `files`, where there are some, are those that its judgement rests on. One that has
+    `unmatched(task)` tells there, in a sentence each, which of its rules are for what no answer of the task has."""
 
     @property
     def name(self) -> str: ...
@@ -102,6 +121,7 @@ class SecondLook(Protocol):
         """The teacher's own answer for this input, drawn anew for each `k`; k = 0 is its most likely one."""
 
 
+@runtime_checkable
 class DearValidator(Protocol):
     """A validator that asks the teacher. It is put to work only on what the cheap ones let through."""
 
@@ -118,6 +138,9 @@ class Probe:
     input: dict[str, Any]
     text: str
     by: str | None = None
+
+    def __post_init__(self) -> None:
+        declared.check(self)
 
 
 def accept(input: dict[str, Any], text: str) -> Probe:
@@ -145,13 +168,16 @@ class Task:
     probes: Sequence[Probe] = ()
     styles: Sequence[str] = ()
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    floor: float = 0.0
-    lets_by: float = 100.0
+    floor: Percent = 0.0
+    lets_by: Percent = 100.0
     name: str = ""
     title: str = ""
     version: int = 1
     file: Path = Path()
     module: str = ""  # its file's name to Python, where it is of a package
+
+    def __post_init__(self) -> None:
+        declared.check(self)
 
     @property
     def output(self) -> Output:
@@ -175,7 +201,13 @@ class Task:
         return [validator for validator in self.validators if _asks(validator)]
 
     def student_prompt(self, input: Mapping[str, Any]) -> str:
-        return self.prompt.student.format(**input)
+        """Raises DataError where the input cannot be put into it."""
+        try:
+            return self.prompt.student.format(**input)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"student={self.prompt.student!r} cannot be filled in: {error}", f"the input is {dict(input)}"
+            ) from None
 
     def example(self, input: Any, *, split: Split, target: Any = None, source: str = "human") -> Example:
         """An example from a raw input. Its id is the digest of the input. Raises ValidationError, ParseError."""
@@ -184,14 +216,21 @@ class Task:
         return Example(id=digest(value)[:16], input=value, target=canonical, split=split, source=source)
 
     def examples(self, split: Split) -> list[Example]:
-        """The human rows of one split. Raises DataError with file and row."""
+        """The human rows of one split, the first of those with one input. Raises DataError with file and row."""
+        first: dict[str, Example] = {}
+        for example in self.rows(split):
+            first.setdefault(example.id, example)
+        return list(first.values())
+
+    def rows(self, split: Split) -> list[Example]:
+        """The human rows of one split as they stand in its file. Raises DataError with file and row."""
 
         def made(row: dict[str, Any]) -> Example:
             if row["target"] is None:
                 raise TypeError("'target' is null")
             return self.example(row["input"], split=split, target=row["target"])
 
-        return self._read(self.data.files[split], made, "`input` and `target`")
+        return [example for _, example in self._parsed(self.data.files[split], made, "`input` and `target`")]
 
     def corpus(self) -> "Corpus":
         """The author's own inputs that nobody has answered. Raises DataError with file and row."""
@@ -211,44 +250,27 @@ class Task:
     def checked(self) -> list[tuple[Example, str, bool]]:
         """Inputs, answers to them as a teacher gave them, and whether a person found them right. Raises DataError with file
         and row; empty where there is no such file."""
-        if not (self.data.root / self.data.checked).is_file():
+        path = self.data.root / self.data.checked
+        if not path.is_file():
             return []
-        found = []
-        for number, _, row in _jsonl(self.data.root / self.data.checked):
-            try:
-                example, text, right = self.example(row["input"], split="new"), row["text"], row["right"]
-                if not isinstance(text, str) or not isinstance(right, bool):
-                    raise TypeError("`text` is to be text, `right` true or false")
-            except (ValueError, LookupError, TypeError) as error:
-                raise DataError(
-                    f"{self.data.root / self.data.checked}, row {number}: {_short(error)}",
-                    "a row has `input`, `text` and `right`",
-                ) from None
-            found.append((example, text, right))
-        return found
 
-    def _read(self, name: str, made: Callable[[dict[str, Any]], Example], holds: str) -> list[Example]:
-        """One example a line, the first of those that are the same."""
-        rows: dict[str, Example] = {}
-        for _, example in self._parsed(name, made, holds):
-            rows.setdefault(example.id, example)
-        return list(rows.values())
+        def made(row: dict[str, Any]) -> tuple[Example, str, bool]:
+            example, text, right = self.example(row["input"], split="new"), row["text"], row["right"]
+            if not isinstance(text, str) or not isinstance(right, bool):
+                raise TypeError("`text` is to be text, `right` true or false")
+            return example, text, right
+
+        return [found for _, found in jsonl.read(path, made, "a row has `input`, `text` and `right`")]
 
     def _parsed(
         self, name: str, made: Callable[[dict[str, Any]], Example], holds: str
     ) -> Iterator[tuple[int, Example]]:
         """Each line's place in the file in bytes, and its example."""
-        path, found = self.data.root / name, False
-        for number, place, raw in _jsonl(path):
-            try:
-                example = made(self._raw(raw))
-            except (ValueError, LookupError, TypeError, AttributeError) as error:  # the author's `read` may stumble too
-                raise DataError(
-                    f"{path}, row {number}: {_short(error)}", "mend the row, or the schema in the task file"
-                ) from None
-            found = True
-            yield place, example
-        if not found:
+        path, empty = self.data.root / name, True
+        for found in jsonl.read(path, lambda row: made(self._raw(row)), "mend the row, or the schema in the task file"):
+            empty = False
+            yield found
+        if empty:
             raise DataError(f"{path} holds no rows", f"each line is one JSON object with {holds}")
 
     def _raw(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -283,6 +305,8 @@ TaskFactory = Callable[[], Task]
 def task(version: int = 1) -> Callable[[TaskFactory], TaskFactory]:
     """Marks the function that makes a task. Raise `version` when old runs must not be mixed with new ones."""
 
+    declared.expect("@task(version)", version, int, "@task() or @task(version=1) above the function")
+
     def mark(factory: TaskFactory) -> TaskFactory:
         if not (factory.__doc__ or "").strip():
             raise TaskError(f"task {factory.__name__} has no docstring", "say in one line what the task does")
@@ -298,40 +322,3 @@ def heavy(validator: Validator) -> bool:
 
 def _asks(validator: Validator | DearValidator) -> TypeIs[DearValidator]:
     return hasattr(validator, "judge_with")
-
-
-def _jsonl(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """The number of each line that holds something, its place in bytes, and its object."""
-    try:
-        handle = path.open("rb")
-    except FileNotFoundError:
-        raise DataError(
-            f"{path} is missing",
-            "a task needs seeds.jsonl, dev.jsonl and test.jsonl, and corpus.jsonl for the source `corpus`",
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", "it is to be a file of rows, a line each") from None
-    with handle:
-        place = 0
-        for number, line in enumerate(handle, 1):  # of bytes, a file is split at line feeds alone
-            start, place = place, place + len(line)
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path} is not UTF-8: row {number}: {error}", "save the file as UTF-8") from None
-            except ValueError as error:
-                raise DataError(f"{path}, row {number}: not JSON: {error}", "each line is one JSON object") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, row {number}: not a JSON object", "each line is one JSON object")
-            yield number, start, row
-
-
-def _short(error: Exception) -> str:
-    if isinstance(error, KeyError):
-        return f"{error.args[0]!r} is missing"
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return str(error)

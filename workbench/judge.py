@@ -22,7 +22,7 @@ def judge_cheap(task: Task, example: Example, text: str, validators: Sequence[Va
     checks: list[Check] = []
     for validator in task.cheap if validators is None else validators:
         try:
-            check = validator.judge(judged, task)
+            check = _said(validator.judge(judged, task))
         except Exception as error:  # noqa: BLE001 - the validator's own crash is a verdict of its own, with its reason
             check = _crashed(validator.name, error)
         checks.append(check)
@@ -44,7 +44,7 @@ async def judge(task: Task, example: Example, text: str, look: SecondLook, bench
     checks = list(verdict.checks)
     for validator in task.dear:
         try:
-            check = await validator.judge_with(judged, task, look)
+            check = _said(await validator.judge_with(judged, task, look))
         except WorkbenchError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -61,6 +61,13 @@ def read(task: Task, example: Example, text: str) -> Judged:
         return Judged(example, text, task.output.parse(text))
     except ParseError:
         return Judged(example, text, None)
+
+
+def _said(check: object) -> Check:
+    """Raises TypeError: what a validator of somebody else's says may be anything."""
+    if not isinstance(check, Check):
+        raise TypeError(f"it is to give a Check, and gave {check!r}")
+    return check
 
 
 def _crashed(name: str, error: Exception) -> Check:

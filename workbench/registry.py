@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workbench.declaration import Task
-from workbench.errors import TaskError
+from workbench.errors import TaskError, WorkbenchError
 
 GROUP = "workbench.tasks"
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def made(found: Found) -> Task:
     try:
         task = factory()
     except (Exception, SystemExit) as error:
-        raise TaskError(_where(error, found.file), "mend the task file, then `workbench check`") from error
+        raise _at_fault(error, found.file) from error
     if not isinstance(task, Task):
         raise TaskError(f"{found.file}: {found.name}() returned {type(task).__name__}", "return a workbench.Task")
     version = factory.__workbench_task__
@@ -117,7 +117,7 @@ def _import(file: Path, module: str) -> object:
     try:
         return importlib.import_module(module) if module else _alone(file)
     except (Exception, SystemExit) as error:
-        raise TaskError(_where(error, file), "mend the task file, then `workbench check`") from error
+        raise _at_fault(error, file) from error
 
 
 def _alone(file: Path) -> object:
@@ -134,9 +134,23 @@ def _alone(file: Path) -> object:
     return made
 
 
+def _at_fault(error: BaseException, file: Path) -> TaskError:
+    return TaskError(_where(error, file), _mend(error, file))
+
+
+def _mend(error: BaseException, file: Path) -> str:
+    if isinstance(error, WorkbenchError) and error.hint:
+        return error.hint
+    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if name and ((file.parent / name).is_dir() or (file.parent / f"{name}.py").is_file()):
+        return f"a task file that is of no package cannot import its neighbours: put what it needs of {name} into it"
+    return "mend the task file, then `workbench check`"
+
+
 def _where(error: BaseException, file: Path) -> str:
     """`file, line N: what happened`, the deepest line that lies in the task file itself."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    return f"{file}, line {lines[-1] if lines else '?'}: {type(error).__name__}: {error}"
+    told = str(error) if isinstance(error, WorkbenchError) else f"{type(error).__name__}: {error}"
+    return f"{file}, line {lines[-1] if lines else '?'}: {told}"

@@ -12,8 +12,6 @@ Dear validators ask a teacher and are not tried here.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -21,6 +19,7 @@ from pydantic import ValidationError
 from workbench.checked import Standing, standing, too_much
 from workbench.declaration import Probe, Task
 from workbench.errors import DataError
+from workbench.inspection import SPLITS, Problem, inspect, text_of, told
 from workbench.judge import judge_cheap, read
 from workbench.mutants import KINDS, Mutant, mutants
 from workbench.types import Example, Frozen, Outcome, Split, Verdict
@@ -29,18 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NONE = "–"
-SPLITS: tuple[Split, ...] = ("seed", "dev", "test")
 MUTATED: tuple[Split, ...] = ("seed", "dev")  # the test rows are for the end; reading them here would tune to them
-
-
-class Problem(Frozen):
-    """What keeps a task from passing: `error` is a validator's crash, `fail` a wrong refusal, `pass` a wrong pass."""
-
-    where: str  # a split, `probe 2` or `mutant`
-    input: str
-    validator: str
-    outcome: Outcome
-    reason: str
 
 
 class Cell(Frozen):
@@ -59,7 +47,8 @@ class Line(Frozen):
 
 
 class Trial(Frozen):
-    """`validators` head the columns of `lines`; `needs_target` are those that say less where no target is known."""
+    """`validators` head the columns of `lines`; `needs_target` are those that say less where no target is known; `notes` are
+    no problems."""
 
     task: str
     rows: dict[str, int]
@@ -70,6 +59,7 @@ class Trial(Frozen):
     needs_target: tuple[str, ...]
     lines: tuple[Line, ...]
     standing: Standing | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -78,10 +68,7 @@ class Trial(Frozen):
 
 def try_task(task: Task) -> Trial:
     """Try the data, the probes and the cheap validators of a task. Raises nothing that is a fault of theirs."""
-    problems: list[Problem] = []
-    rows = {split: _read(partial(task.examples, split), split, problems) for split in SPLITS}
-    unlabelled = _read(task.corpus, "corpus", problems) if "corpus" in task.sources else []
-    problems += _in_two_splits(rows)
+    rows, unlabelled, problems, notes = inspect(task)
     stand = _standing(task, problems)
     good = [row for split in SPLITS for row in rows[split] if _target_passes(task, row, problems) and split in MUTATED]
     for number, probe in enumerate(task.probes, 1):
@@ -98,6 +85,7 @@ def try_task(task: Task) -> Trial:
         needs_target=needs_target,
         lines=lines,
         standing=stand,
+        notes=tuple(notes),
     )
 
 
@@ -107,29 +95,10 @@ def _standing(task: Task, problems: list[Problem]) -> Standing | None:
         found = standing(task)
         why = too_much(task, found)
     except DataError as error:
-        why = str(error)
+        why = told(error)
     if why:
         problems.append(Problem(where="checked", input="", validator="data", outcome="fail", reason=why))
     return found
-
-
-def _read(rows: Callable[[], Sequence[Example]], where: str, problems: list[Problem]) -> Sequence[Example]:
-    try:
-        return rows()
-    except DataError as error:
-        reason = f"{error}; {error.hint}" if error.hint else str(error)
-        problems.append(Problem(where=where, input="", validator="data", outcome="fail", reason=reason))
-        return []
-
-
-def _in_two_splits(rows: Mapping[Split, Sequence[Example]]) -> list[Problem]:
-    first: dict[str, Split] = {}
-    return [
-        _problem(split, row, "data", "fail", f"is a {first[row.id]} row too: take it out of one of the two files")
-        for split, found in rows.items()
-        for row in found
-        if first.setdefault(row.id, split) != split
-    ]
 
 
 def _target_passes(task: Task, row: Example, problems: list[Problem]) -> bool:
@@ -211,8 +180,7 @@ def _count_crash(
 
 
 def _problem(where: str, row: Example, validator: str, outcome: Outcome, reason: str) -> Problem:
-    text = " ".join(str(value) for value in row.input.values() if value is not None)
-    return Problem(where=where, input=text, validator=validator, outcome=outcome, reason=reason)
+    return Problem(where=where, input=text_of(row), validator=validator, outcome=outcome, reason=reason)
 
 
 def print_trial(trial: Trial, console: "Console", limit: int = 20) -> None:
@@ -232,6 +200,8 @@ def print_trial(trial: Trial, console: "Console", limit: int = 20) -> None:
         console.print(Text.assemble((f"  {problem.where}: ", "red"), said, told, problem.reason))
     if len(trial.problems) > limit:
         console.print(Text(f"  ... and {len(trial.problems) - limit} more"))
+    for note in trial.notes:
+        console.print(Text.assemble(("  note: ", "yellow"), note))
     if trial.standing is not None:
         console.print(Text(f"  {_stood(trial.standing)}"))
     if not trial.lines:

@@ -4,7 +4,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,6 +34,7 @@ class Slot(NamedTuple):
     kind: Kind
 
 
+@runtime_checkable
 class Output(Protocol):
     """How a task's answers are written, read, compared and scored. Values are plain JSON values."""
 

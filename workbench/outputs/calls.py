@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.declared import expect, nearest
+from workbench.errors import TaskError
 from workbench.outputs.base import (
     ParseError,
     Slot,
@@ -28,12 +30,19 @@ from workbench.outputs.base import (
 
 
 class Calls:
-    """A list of calls to `functions`; `ordered` says whether the order of the calls matters."""
+    """A list of calls to `functions`; `ordered` says whether the order of the calls matters. Raises TaskError where functions
+    are none, or two of one name."""
 
     metrics = ("exact", "name", "argument_f1")
 
     def __init__(self, functions: Sequence[type[BaseModel]], *, ordered: bool = True, max_calls: int = 3) -> None:
+        expect("Calls.functions", functions, Sequence[type[BaseModel]], "their classes in a list: Calls([SwitchLight])")
         self.functions = {_snake(model.__name__): model for model in functions}
+        if len(self.functions) < max(1, len(functions)):
+            told = [_snake(model.__name__) for model in functions]
+            twice = next((name for name in told if told.count(name) > 1), "")
+            said = f"two functions are called {twice}" if twice else "there is no function"
+            raise TaskError(f"Calls.functions: {said}", "give each function a class of its own, and a name")
         self._kinds = {
             name: {key: kind_of(spec) for key, spec in _arguments_schema(model)["properties"].items()}
             for name, model in self.functions.items()
@@ -88,7 +97,9 @@ class Calls:
         name, arguments = item["name"], item["arguments"]
         model = self.functions.get(name) if isinstance(name, str) else None
         if model is None:
-            raise ParseError("schema", f"call {place}: no function is called {name!r}")
+            near = nearest(name, self.functions) if isinstance(name, str) else ""
+            said = f"no function is called {name!r}" + (f", did you mean {near!r}?" if near else "")
+            raise ParseError("schema", f"call {place}: {said}")
         if not isinstance(arguments, dict):
             raise ParseError("schema", f"call {place}: `arguments` is not an object")
         unknown = sorted(arguments.keys() - self._kinds[name].keys())

@@ -26,6 +26,23 @@ def possible(schema: Mapping[str, Any]) -> Iterator[str]:
     yield from _choices("", schema.get("properties", {}))
 
 
+def slot_names(schema: Mapping[str, Any]) -> list[str]:
+    """The arguments and fields that it names, as slots are called; none where a function takes arguments of any name."""
+    calls = [call["properties"] for call in schema.get("items", {}).get("anyOf", [])]
+    if any(call["arguments"].get("additionalProperties") for call in calls):
+        return []
+    named = [f"{call['name']['const']}.{key}" for call in calls for key in call["arguments"]["properties"]]
+    return [*named, *schema.get("properties", {})]
+
+
+def impossible(schema: Mapping[str, Any], labels: Iterable[str]) -> list[str]:
+    """Those that no answer has. Where a slot's choices are not listed, any may be one."""
+    known = set(possible(schema))
+    listed = {label.partition("=")[0] for label in known}
+    open_ = set(slot_names(schema)) - listed
+    return [label for label in labels if known and label not in known and label.partition("=")[0] not in open_]
+
+
 def counted(output: Output, answers: Iterable[Any]) -> Counter[str]:
     return Counter(cell for answer in answers for cell in cells(output, answer))
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.declared import expect, one_of
+from workbench.errors import TaskError
 from workbench.outputs.base import (
     ParseError,
     Slot,
@@ -30,7 +32,8 @@ from workbench.outputs.base import (
 class Record:
     """One record of `model`; `ignore` and `rationale` name the fields that are not scored, `group_by` the field that rows are
     grouped by (a number by how many digits it has before the point). With `aside` each field of the rationale wants a default,
-    for the student's answers do without; raises TypeError where one has none, or where there is no rationale."""
+    for the student's answers do without; raises TypeError where one has none, or where there is no rationale. Raises TaskError
+    where the model has no field of a name, or none that is scored."""
 
     metrics = ("exact", "field_accuracy")
 
@@ -43,10 +46,25 @@ class Record:
         group_by: str | None = None,
         aside: bool = False,
     ) -> None:
+        expect("Record.model", model, type[BaseModel], "the class of the record: Record(Ticket)")
+        for place, names in (
+            ("ignore", ignore),
+            ("rationale", rationale),
+            ("group_by", [group_by] if group_by else []),
+        ):
+            expect(f"Record.{place}", names, Sequence[str], f'names of fields in a list: {place}=["summary"]')
+            missing = [name for name in names if name not in model.model_fields]
+            if missing:
+                known = tuple(model.model_fields)
+                raise TaskError(
+                    f"Record.{place}: {model.__name__} has no field {missing[0]!r}", one_of(missing[0], known)
+                )
         self.model = model
         self.ignore = tuple(ignore)
         self.rationale = tuple(rationale)
         self.scored = tuple(name for name in model.model_fields if name not in (*self.ignore, *self.rationale))
+        if not self.scored:
+            raise TaskError(f"Record: no field of {model.__name__} is scored", "leave one out of ignore and rationale")
         self.order = (*self.rationale, *self.scored, *self.ignore)
         if aside and not rationale:
             raise TypeError(f"{model.__name__}: what is learned aside is the rationale, and none is named")

@@ -10,7 +10,8 @@ SPLITS: tuple[Split, ...] = ("seed", "dev", "test")
 
 
 def run(context: Context) -> None:
-    """Writes examples.jsonl. Raises DataError where a row stands in two splits, letter case apart."""
+    """Writes examples.jsonl. Raises DataError where a row stands in two splits, letter case apart. A corpus is read, and not
+    written: what is wrong with it is told before a model is loaded."""
     rows: dict[str, Example] = {}
     for split in SPLITS:
         for example in context.task.examples(split):
@@ -21,4 +22,6 @@ def run(context: Context) -> None:
                     "take it out of one of the files",
                 )
             rows[key] = example
+    if "corpus" in context.task.sources:
+        context.task.corpus()
     write_jsonl(context.out / "examples.jsonl", rows.values())
