@@ -4,14 +4,13 @@ Order of precedence: profile, then what the task needs otherwise, then `--config
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from workbench import methods
+from workbench import config_text, methods
 from workbench.errors import ConfigError
 from workbench.students.settings import DistilConfig, TrainConfig
 from workbench.types import Frozen
@@ -291,31 +290,39 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def load_config(
-    profile: str = "quick",
+    profile: str = "",
     file: Path | None = None,
     sets: tuple[str, ...] = (),
     profiles: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    default: str = "quick",
     **sections: dict[str, Any],
 ) -> Config:
-    """Profile, a task's own `profiles`, file and `key=value` settings, merged and checked. Raises ConfigError naming what is at
-    fault."""
+    """Profile, a task's own `profiles`, file and `key=value` settings, merged and checked. Where no profile is named, it is the
+    file's, which a run's own config.toml names, else `default`. Raises ConfigError naming what is at fault."""
+    read = config_text.toml(file) if file is not None else {}
+    typed = [config_text.setting(item) for item in sets]
+    if any("profile" in each for each in typed):
+        raise ConfigError("--set profile: a profile is many settings, not one", "write --profile quick or full")
+    said = str(read.get("profile", ""))
+    if said not in ("", *PROFILES):
+        raise ConfigError(f"{file}: no profile is called {said!r}", f"profiles: {', '.join(PROFILES)}")
+    if profile and said and profile != said:
+        raise ConfigError(
+            f"{file} has profile = {said!r}, and --profile says {profile!r}",
+            "leave --profile out, or take that line out of the file",
+        )
+    profile = profile or said or default
     for name in (profile, *(profiles or {})):
         if name not in PROFILES:
             raise ConfigError(f"no profile is called {name!r}", f"profiles: {', '.join(PROFILES)}")
     merged: dict[str, Any] = {"profile": profile}
-    _merge(merged, PROFILES[profile])
-    _merge(merged, (profiles or {}).get(profile, {}))
-    if file is not None:
-        _merge(merged, _toml(file))
-    for item in sets:
-        _merge(merged, _setting(item))
-    _merge(merged, sections)
+    for each in (PROFILES[profile], (profiles or {}).get(profile, {}), read, *typed, sections):
+        config_text.merge(merged, each)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}", _named(first["loc"])) from None
+        raise config_text.refused(error, Config, file, read, [*typed, sections]) from None
     return checked(config)
 
 
@@ -345,46 +352,3 @@ def checked(config: Config) -> Config:
     if set(config.export.quants) == {"Q8_0"} and "grid" not in config.distil.model_fields_set:
         changes["distil"] = config.distil.model_copy(update={"grid": "Q8_0"})
     return config.model_copy(update=changes)
-
-
-def _named(place: tuple[int | str, ...]) -> str:
-    """The settings that can stand where one is wrong."""
-    model: Any = Config
-    for part in place[:-1]:
-        inner = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        model = inner
-    return f"settings here: {', '.join(model.model_fields)}"
-
-
-def _toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no config file {file}", "give an existing TOML file") from None
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}", "give an existing TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}", "mend the TOML") from None
-
-
-def _setting(item: str) -> dict[str, Any]:
-    key, sign, raw = item.partition("=")
-    if not sign:
-        raise ConfigError(f"--set {item}: no `=`", "write --set section.key=value, as in --set train.lr=0.0005")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is text
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
-
-
-def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value
