@@ -66,7 +66,7 @@ async def _tuned(
     finally:
         await teacher.aclose()
     for replies in found:
-        answers(dev, replies)
+        answers(dev, replies, scored)
     plain, program = ([right(task.output, row, reply) for row, reply in zip(dev, each, strict=True)] for each in found)
     scores = [score_replies(task.output, dev, [r.text if r else "" for r in each])["exact"] for each in found]
     return Tuned(scores[0], scores[1], mcnemar(plain, program), asker.spent.calls, file)

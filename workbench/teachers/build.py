@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from workbench import models
 from workbench.config import Runtime, TeacherConfig
-from workbench.errors import TeacherError
+from workbench.errors import ModelError, TeacherError
 from workbench.ledger import Ledger
 from workbench.machine import cores
 from workbench.teachers.api import OpenAITeacher, key_from
@@ -27,8 +27,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
     in batches (`teacher.batch`).
     """
     if config.base_url:
-        local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
-        key = os.environ.get(config.key_env) or "local" if local else key_from(config.key_env)
+        key = key_of(config)
         if ledger is not None and not config.batch:
             return PostedTeacher(config, runtime, ledger, model=known_as(config))
         api = OpenAITeacher(
@@ -58,6 +57,26 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
     )
 
 
+def key_of(config: TeacherConfig) -> str:
+    """Its API key; a server on this machine may need none. Raises TeacherError."""
+    local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
+    return os.environ.get(config.key_env) or "local" if local else key_from(config.key_env)
+
+
+def check_name(config: TeacherConfig) -> None:
+    """Whether a teacher that is to run here can be one; nothing is fetched. Raises ModelError, which tells how others are
+    named."""
+    if config.base_url or config.model.startswith("hf:"):
+        return
+    try:
+        models.known(config.model)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}, and no server is named",
+            f"for an API add --set teacher.base_url=URL, for a model of the hub write hf:owner/name. {error.hint}",
+        ) from None
+
+
 def white_box(config: TeacherConfig) -> "TransformersTeacher | None":
     """The teacher in torch, which tells what it thinks of any token, whatever engine writes for it; None behind an API."""
     if config.base_url:
@@ -73,6 +92,7 @@ def white_box(config: TeacherConfig) -> "TransformersTeacher | None":
 
 def _gguf(config: TeacherConfig) -> tuple[Path, str, str]:
     """Its file, fetched if need be, its name in the ledger and its licence. Raises TeacherError, ModelError."""
+    check_name(config)
     known = models.CATALOGUE.get(config.model)
     path = models.path_or_name(config.model)
     if path.suffix != ".gguf":
