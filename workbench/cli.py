@@ -6,42 +6,17 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli_options import ConfigOpt, DryOpt, MethodOpt, ProfileOpt, SetOpt, StudentOpt, TaskArg, TeacherOpt
+from workbench.cli_stores import ledger_app, models_app
 from workbench.errors import WorkbenchError
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
-    help="One narrow task in, one small expert model for a device out.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="The models at hand: list, fetch, path.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
-ledger_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(ledger_app, name="ledger")
 
 INTERRUPTED = 130  # the exit code of a Ctrl-C
-TaskArg = Annotated[str, typer.Argument(help="A task's name, or the path of its Python file.")]
-ProfileOpt = Annotated[
-    str, typer.Option(help="quick or full; without, what --config names, else the verb's own.", show_default=False)
-]
-TeacherOpt = Annotated[
-    str, typer.Option(help="A model of the catalogue, a GGUF file, hf:NAME, or a server's model.", show_default=False)
-]
-StudentOpt = Annotated[
-    str, typer.Option(help="A model of the catalogue, a GGUF file, a folder or a hub id.", show_default=False)
-]
-SetOpt = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="section.key=value, as in train.lr=0.0005; `workbench settings` shows them all."),
-]
-ConfigOpt = Annotated[Path | None, typer.Option(help="A TOML file of settings, such as a run's config.toml.")]
-MethodOpt = Annotated[
-    str,
-    typer.Option(
-        help="sft, the default: from the teacher's text; qat: from that, at last rounded as it ships; "
-        "kd: from its distributions too; gkd, dagger: from what the student itself says; parent: from a larger model.",
-        show_default=False,
-    ),
-]
-DryOpt = Annotated[bool, typer.Option("--dry-run", help="Look everything over, say what would run, and do nothing.")]
 
 
 def _version(asked: bool) -> None:
@@ -184,6 +159,14 @@ def why(
 
 
 @app.command()
+def settings(section: Annotated[str, typer.Argument(help="Such as train; all without.")] = "") -> None:
+    """All settings in tables: name, type, default in quick and full, meaning."""
+    from workbench.settings_table import tables
+
+    print(tables(section))
+
+
+@app.command()
 def estimate(
     task: TaskArg,
     profile: ProfileOpt = "",
@@ -310,63 +293,6 @@ def licences(
     from workbench import teacher_commands
 
     teacher_commands.licences(teacher, set_ or [])
-
-
-@ledger_app.callback(invoke_without_command=True)
-def ledger(
-    context: typer.Context,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Money a million tokens read.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Money a million tokens written.")] = None,
-) -> None:
-    """What the teachers were asked, and what it cost: by teacher, purpose, task and day, with failures and reused calls."""
-    if context.invoked_subcommand is None:
-        from workbench.accounts import print_accounts
-
-        given = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
-        print_accounts(Path.cwd(), given)
-
-
-@ledger_app.command("export")
-def ledger_export(
-    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or its name, or a task for its latest.")],
-    to: Annotated[Path, typer.Option(help="A folder that is new or empty.")],
-    form: Annotated[
-        str, typer.Option("--format", help="parquet or jsonl; without, parquet where pyarrow is installed.")
-    ] = "",
-) -> None:
-    """Write a run's candidates with their verdicts as a Hugging Face dataset folder."""
-    from workbench.dataset import export
-    from workbench.runs import find_run
-
-    print(export(find_run(Path.cwd(), run_), to, form))
-
-
-@models_app.command("list")
-def models_list() -> None:
-    """The catalogue: size, licence, and whether the file is here."""
-    from workbench import commands
-
-    commands.list_models()
-
-
-@models_app.command("fetch")
-def models_fetch(names: Annotated[list[str], typer.Argument(help="Names of the catalogue.")]) -> None:
-    """Fetch and verify models."""
-    from workbench import commands
-
-    for name in names:
-        print(commands.fetch(name))
-
-
-@models_app.command("path")
-def models_path(name: Annotated[str, typer.Argument(help="A name of the catalogue.")]) -> None:
-    """Where a fetched model lies."""
-    from workbench import models
-
-    path = models.locate(name)
-    if path is None:
-        raise WorkbenchError(f"{name} is not here yet", f"workbench models fetch {name}")
-    print(path)
 
 
 def main() -> None:
