@@ -282,6 +282,7 @@ def test_a_hint_can_be_typed_as_it_stands(project: Path, fails: Told) -> None:
             "--set teacher.base_url=URL",
         ),
         (["--teacher", "my-model"], "no model is called 'my-model'", "hf:owner/name"),
+        (["--teacher", "owner/name"], "owner/name is no GGUF file", "--teacher hf:owner/name"),
         (
             ["--set", "teacher.base_url=https://api.example.com/v1"],
             "the environment variable",

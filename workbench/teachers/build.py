@@ -64,17 +64,18 @@ def key_of(config: TeacherConfig) -> str:
 
 
 def check_name(config: TeacherConfig) -> None:
-    """Whether a teacher that is to run here can be one; nothing is fetched. Raises ModelError, which tells how others are
-    named."""
-    if config.base_url or config.model.startswith("hf:"):
+    """Whether a teacher that is to run here can be one; nothing is fetched. Raises ModelError and TeacherError, which tell how
+    others are named."""
+    if config.base_url or config.model.startswith("hf:") or config.model in models.CATALOGUE:
         return
+    others = "for an API add --set teacher.base_url=URL, for a model of the hub write --teacher hf:owner/name"
     try:
-        models.known(config.model)
+        path = models.known(config.model)
     except ModelError as error:
-        raise ModelError(
-            f"{error}, and no server is named",
-            f"for an API add --set teacher.base_url=URL, for a model of the hub write hf:owner/name. {error.hint}",
-        ) from None
+        hint = error.hint.replace(" or an owner/name hub id", "")
+        raise ModelError(f"{error}, and no server is named", f"{hint}; {others}") from None
+    if path is None or path.suffix != ".gguf":
+        raise TeacherError(f"{config.model} is no GGUF file", others, kind="refused", fatal=True)
 
 
 def white_box(config: TeacherConfig) -> "TransformersTeacher | None":
@@ -95,13 +96,6 @@ def _gguf(config: TeacherConfig) -> tuple[Path, str, str]:
     check_name(config)
     known = models.CATALOGUE.get(config.model)
     path = models.path_or_name(config.model)
-    if path.suffix != ".gguf":
-        raise TeacherError(
-            f"{config.model} is no GGUF file",
-            "for a transformers model write --teacher hf:NAME, for an API set teacher.base_url",
-            kind="refused",
-            fatal=True,
-        )
     model = f"{config.model} {models.local_identity(config.model)}".strip()
     return path, model, config.licence or (known.licence if known else "unknown")
 
