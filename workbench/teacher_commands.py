@@ -73,7 +73,10 @@ def tune_teacher(task: Task, config: Config, optimizer: str, calls: int, rows: i
 
 def licences(teacher: str, sets: list[str]) -> None:
     """The table of terms, or what it says of one teacher."""
-    sections = {"teacher": {"model": teacher}} if teacher else {}
-    asked = load_config("quick", None, tuple(sets), {}, **sections).teacher if teacher or sets else None
+    asked = (
+        load_config("quick", sets=tuple(sets), teacher={"model": teacher} if teacher else {}).teacher
+        if teacher or sets
+        else None
+    )
     for line in terms.described(Path.cwd(), asked):
         print(line)
