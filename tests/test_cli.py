@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from workbench.cli import app
 
 VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge",
          "coverage", "tune-teacher", "compare", "cascade", "licences", "ledger", "ledger export",
-         "models", "models list", "models fetch", "models path")  # fmt: skip
+         "settings", "models", "models list", "models fetch", "models path")  # fmt: skip
 HEAVY = ("torch", "transformers", "dspy", "xllamacpp", "cyllama", "peft", "bitsandbytes", "openai", "numpy", "gguf")
 
 
@@ -165,6 +166,63 @@ def test_an_estimate_is_an_upper_bound_and_asks_nothing(project: Path) -> None:
     inputs = next(line.split() for line in done.stdout.splitlines() if line.startswith("write inputs"))
     assert inputs[2] == "60" and "at most" in done.stdout
     assert not (project / ".workbench").exists()
+
+
+UNPRICED = "no price is known for mine: max_money stops nothing; set teacher.price_in and teacher.price_out"
+
+
+def test_a_price_that_nobody_knows_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKBENCH_TEST_KEY", "key")
+    api = ["--set", "teacher.base_url=https://api.example.com/v1", "--set", "teacher.key_env=WORKBENCH_TEST_KEY"]
+    for verb in (["estimate"], ["run", "--dry-run"]):
+        command = [verb[0], "talk.py", *verb[1:]]
+        assert UNPRICED in here(project, *command, "--teacher", "mine", *api).stdout.splitlines()
+        assert (
+            "no price" not in here(project, *command, "--teacher", "mine", *api, "--set", "teacher.price_in=0").stdout
+        )
+        assert "no price" not in here(project, *command).stdout, "what runs here costs no money"
+
+
+def test_every_verb_with_settings_takes_a_file_of_them(project: Path) -> None:
+    """Whose profile holds: each would else be quick, or full."""
+    (project / "mine.toml").write_text("[train]\nlrr = 3\n")
+    for verb in ("run", "estimate", "compare", "cascade --sizes 1x1", "teachers --teacher x", "tune-teacher"):
+        name, *options = verb.split()
+        done = here(project, name, "talk.py", *options, "--config", "mine.toml")
+        assert done.stderr.splitlines()[0] == "error: mine.toml: train.lrr: there is no such setting", verb
+
+
+def test_an_estimate_knows_students_and_methods(project: Path) -> None:
+    assert here(project, "estimate", "talk.py", "--student", "smollm2-135m-instruct", "--method", "qat").returncode == 0
+    assert "there is no method 'magic'" in here(project, "estimate", "talk.py", "--method", "magic").stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "says"),
+    [
+        (
+            "compare --methods sft,qat,sft --seeds 3",
+            "6 trainings, 2 x 3 (methods x seeds): at most 7 minutes each, after at most ",
+        ),
+        ("compare --methods sft --seeds 1", "1 training, 1 x 1 (methods x seeds): at most 7 minutes each"),
+        ("compare --methods sft --set train.max_steps=9", "at most 9 steps or 7 minutes each"),
+        ("cascade --sizes 30x1024,30x512", "3 trainings (the student and 2 pruned from it): at most 7 minutes each"),
+    ],
+)
+def test_what_begins_with_hours_of_work_says_so(project: Path, smollm2: Path, verb: str, says: str) -> None:
+    name, *options = verb.split()
+    done = here(
+        project, name, "talk.py", "--dry-run", "--set", "train.max_minutes=7", "--student", str(smollm2), *options
+    )
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+    assert "train     would run" in done.stdout and "evaluate" not in done.stdout
+    assert not (project / "compare").exists() and not (project / "runs").exists()
+
+
+def test_the_version() -> None:
+    shown = CliRunner().invoke(app, ["--version"])
+    assert (shown.exit_code, shown.output) == (0, f"workbench {version('distillation-workbench')}\n")
 
 
 def test_an_estimate_from_real_requests(project: Path) -> None:

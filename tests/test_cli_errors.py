@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from workbench import registry
 from workbench.cli import app, main
 from workbench.errors import LockedError
+from workbench.runs import newest_run
 from workbench.store import RunLock
 
 MEND = "mend the task file, then `workbench check`"
@@ -174,11 +176,34 @@ def test_a_row_in_two_splits(project: Path, fails: Told) -> None:
         (["--force", "all"], "--force all: there is no such stage", "examples"),
         (["--profile", "fast"], "no profile is called 'fast'", "quick, full"),
         (["--set", "train.lr"], "--set train.lr: no `=`", "section.key=value"),
-        (["--set", "train.speed=3"], "train.speed: Extra inputs are not permitted", ""),
-        (["--set", "trane.lr=3"], "trane: Extra inputs are not permitted", ""),
-        (["--set", "sample.inverse=many"], "sample.inverse: Input should be a valid integer", ""),
-        (["--set", "sample.inverse=-1"], "sample.inverse: Input should be greater than or equal to 0", ""),
-        (["--set", "sample=3"], "sample: Input should be a valid dictionary", ""),
+        (["--set", "profile=full"], "--set profile: ", "write --profile quick or full"),
+        (
+            ["--set", "train.lrr=3"],
+            "train.lrr: there is no such setting",
+            "did you mean train.lr? `workbench settings train`",
+        ),
+        (["--set", "trian.lr=3"], "trian.lr: there is no such setting", "did you mean train.lr?"),
+        (["--set", "lr=0.1"], "lr: there is no such setting", "did you mean train.lr?"),
+        (["--set", "model=x"], "model: there is no such setting", "did you mean teacher.model or student.model?"),
+        (["--set", "zzz=1"], "zzz: there is no such setting", "`workbench settings` shows all"),
+        (["--set", "pool.teachers=[{modle='x'}]"], "pool.teachers.0.modle: there is no such setting", "mean model?"),
+        (["--set", "export.quants=Q4_0"], "export.quants: a list is wanted", """--set 'export.quants=["Q4_0"]'"""),
+        (["--set", "pool.teachers=x"], "pool.teachers: a list is wanted", """'pool.teachers=[{model="x", ...}]'"""),
+        (
+            ["--set", "sample.inverse=many"],
+            "sample.inverse: Input should be a valid integer",
+            "`workbench settings sample` tells",
+        ),
+        (
+            ["--set", "sample.inverse=-1"],
+            "sample.inverse: Input should be greater than or equal to 0",
+            "settings sample",
+        ),
+        (["--set", "sample=3"], "sample is a section", "write sample.inverse=..."),
+        (["--config", "wrong.toml"], "wrong.toml: sample.inverse: Input should be a valid integer", "settings sample"),
+        (["--config", "wrong.toml", "--set", "sample.inverse=few"], "sample.inverse: Input should", "settings sample"),
+        (["--config", "full.toml", "--profile", "quick"], "full.toml has profile = 'full'", "leave --profile out"),
+        (["--config", "fast.toml"], "fast.toml: no profile is called 'fast'", "quick, full"),
         (["--config", "gone.toml"], "there is no config file gone.toml", "TOML"),
         (["--config", "broken.toml"], "broken.toml: ", "mend the TOML"),
         (["--config", "data"], "data", "TOML"),
@@ -188,8 +213,12 @@ def test_a_row_in_two_splits(project: Path, fails: Told) -> None:
 def test_a_setting_at_fault(project: Path, fails: Told, arguments: list[str], says: str, next_: str) -> None:
     (project / "broken.toml").write_text("[sample\ninverse = 3")
     (project / "latin.toml").write_bytes(b'profile = "\xe9"')
+    (project / "wrong.toml").write_text('[sample]\ninverse = "many"')
+    for name in ("full", "fast"):
+        (project / f"{name}.toml").write_text(f'profile = "{name}"')
     error, hint = fails("run", "talk.py", *arguments)
     assert says in error
+    assert "wrong.toml" not in error or "--set" not in arguments, "what was typed is not the file's fault"
     assert next_ in hint
 
 
@@ -209,6 +238,12 @@ def test_a_run_that_was_stopped_early(project: Path, fails: Told) -> None:
     assert "model" not in done.stdout, "what is not needed is not fetched"
     (run,) = (project / "runs" / "talk").glob("*Z-*")
     assert "did not get as far as its evaluation" in fails("report", str(run))[0]
+    for name in ("talk", "talk.py"):
+        error, hint = fails("report", name)
+        assert error == f"no run of talk has finished: the newest, {run.name}, ended early"
+        assert hint.startswith("it was begun with `workbench run talk.py --until examples`")
+        assert here(project, "why", name, "examples").stdout.startswith("examples ran because")
+        assert fails("why", name, "shots") == (f"{run.name} did not get as far as shots", "its stages: examples")
     error, hint = fails("why", str(run), "trian")
     assert (error, hint) == ("'trian' is no stage of this run", "its stages: examples")
     for verb in (["predict", "talk.py", "open maps"], ["eval", "talk.py"]):
@@ -219,8 +254,127 @@ def test_a_run_that_was_stopped_early(project: Path, fails: Told) -> None:
     assert why == "examples ran because no run before had got this far.\n"
 
 
+@pytest.mark.parametrize("methods", ["", " , "])
+def test_no_method_to_compare(fails: Told, methods: str) -> None:
+    error, hint = fails("compare", "talk.py", "--methods", methods)
+    assert error == "--methods: name at least one method"
+    assert "sft, kd" in hint
+
+
 def test_a_split_that_is_none(fails: Told) -> None:
     assert fails("eval", "talk.py", "--split", "train") == ("there is no split 'train' to score", "dev or test")
+
+
+def test_a_newer_run_that_did_not_finish(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report is of the last that did, and says so; why is about the newest."""
+    here(project, "run", "talk.py", "--until", "examples")
+    (first,) = (project / "runs" / "talk").glob("*Z-*")
+    (first.parent / "latest").symlink_to(first.name)
+    assert "did not finish" not in here(project, "report", "talk").stderr
+    newer = first.with_name("99990101T000000Z-abcdef")
+    shutil.copytree(first, newer)
+    told = here(project, "report", "talk").stderr
+    assert f"the newest run, {newer.name}, did not finish; this is the report of {first.name}" in told
+    assert "did not finish" not in here(project, "report", str(first)).stderr, "that one was asked for"
+    monkeypatch.chdir(project)
+    assert newest_run(project, "talk.py").name == newer.name
+
+
+def test_a_task_file_without_its_ending(fails: Told) -> None:
+    error, hint = fails("run", "talk")
+    assert error == "no task is called 'talk'"
+    assert hint.startswith("did you mean talk.py?")
+
+
+def test_a_hint_can_be_typed_as_it_stands(project: Path, fails: Told) -> None:
+    file = project / "talk.py"
+    file.write_text(file.read_text().replace("        probes=[", "        lets_by=5,\n        probes=["))
+    assert "`workbench check talk.py` tells more" in fails("run", "talk.py", "--dry-run")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "next_"),
+    [
+        (["--student", "nonsense"], "no model is called 'nonsense'", "The path of a .gguf file"),
+        (["--teacher", "/no/such.gguf"], "there is no file /no/such.gguf", "check the path"),
+        (
+            ["--teacher", "my-model"],
+            "no model is called 'my-model', and no server is named",
+            "--set teacher.base_url=URL",
+        ),
+        (["--teacher", "my-model"], "no model is called 'my-model'", "hf:owner/name"),
+        (["--teacher", "owner/name"], "owner/name is no GGUF file", "--teacher hf:owner/name"),
+        (
+            ["--set", "teacher.base_url=https://api.example.com/v1"],
+            "the environment variable",
+            "export WORKBENCH_TEST_KEY",
+        ),
+        (
+            ["--set", "shots.program=gone.json", "--set", "shots.mode=auto"],
+            "shots.program: there is no file gone.json",
+            "tune",
+        ),
+        (["--set", "shots.program=talk.py"], "shots.program: with shots.mode=fixed it is not tried", "shots.mode=auto"),
+        (["--set", 'export.quants=["Q9"]'], "export.quants: there is no 'Q9'", "Q8_0"),
+    ],
+)
+def test_what_a_dry_run_can_tell(
+    fails: Told, monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str, next_: str
+) -> None:
+    monkeypatch.delenv("WORKBENCH_TEST_KEY", raising=False)
+    named = ["--set", "teacher.key_env=WORKBENCH_TEST_KEY"]
+    verbs = [["run", "talk.py"], ["compare", "talk.py", "--methods", "sft"], ["cascade", "talk.py", "--sizes", "1x1"]]
+    for verb in verbs if "fixed" not in says else verbs[:1]:  # the full profile tries a program
+        error, hint = fails(*verb, "--dry-run", *named, *arguments)
+        assert says in error
+        assert next_ in hint
+    if "--teacher" in arguments:
+        assert says in fails("estimate", "talk.py", *arguments)[0]
+
+
+def test_a_dry_run_reads_the_data(project: Path, fails: Told) -> None:
+    (project / "talk.py").write_text((project / "talk.py").read_text().replace('"inverse")', '"corpus")'))
+    assert "corpus.jsonl is missing" in fails("run", "talk.py", "--dry-run")[0]
+    write_rows(project / "data" / "test.jsonl", ROWS["seeds"])
+    assert "one row stands in seed and in test" in fails("run", "talk.py", "--dry-run")[0]
+    (project / "data" / "dev.jsonl").unlink()
+    assert "dev.jsonl is missing" in fails("run", "talk.py", "--dry-run")[0]
+
+
+def test_an_address_without_its_scheme(fails: Told) -> None:
+    error, hint = fails("teachers", "talk.py", "--teacher", "gpt-4o@api.openai.com")
+    assert error == "--teacher gpt-4o@...: the address behind the @ lacks https://"
+    assert "gpt-4o@https://" in hint
+
+
+def test_a_teacher_that_does_not_answer_is_told_with_its_last_failure(project: Path) -> None:
+    done = here(
+        project, "teachers", "talk.py", "--teacher", "x@http://127.0.0.1:9/v1", "--rows", "2", "--set", "runtime.attempts=1"
+    )  # fmt: skip
+    assert done.returncode == 1
+    told, hint, *_ = done.stderr.splitlines()
+    assert told.startswith("x@http://127.0.0.1:9/v1: the teacher answered only 0 of 2 dev rows; the last failure: ")
+    assert "cannot be reached" in told
+    assert hint.startswith("is the server up, and the network?; `workbench ledger` tells the failures")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [("0x0", "a model has one block and one neuron at least"), ("40x1536", "are no less than 30 blocks, 1,536 neurons"),
+     ("30x1024,30x1025", "are no less than 30 blocks, 1,024 neurons")],
+)  # fmt: skip
+def test_sizes_are_looked_at_before_anything_heavy(project: Path, smollm2: Path, sizes: str, says: str) -> None:
+    code = (
+        "import sys, atexit; atexit.register(lambda: print([n for n in ('torch', 'transformers') if n in sys.modules]));"
+        "from workbench.cli import main; main()"
+    )
+    arguments = ["cascade", "talk.py", "--sizes", sizes, "--student", str(smollm2)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=project, env=environment(), capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 1 and says in done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "kernels" not in done.stderr
 
 
 def test_a_model_that_is_not_in_the_catalogue(fails: Told) -> None:

@@ -27,6 +27,17 @@ def test_profile_then_task_then_file_then_set(tmp_path: Path) -> None:
     )
 
 
+def test_the_profile_of_a_file_is_the_base_of_what_it_leaves_out(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('profile = "full"\n[sample]\nmax_calls = 5\n')
+    for profile in ("", "full"):
+        config = load_config(profile, file, profiles=OWN)
+        assert config == load_config("full", None, ("sample.max_calls=5",), OWN)
+    assert load_config(default="full").profile == "full" and load_config().profile == "quick"
+    file.write_text("[sample]\nmax_calls = 5\n")
+    assert load_config(file=file, default="full") == load_config("full", file)
+
+
 def test_the_settings_of_the_tasks_here_are_settings() -> None:
     for found in registry.available():
         task = registry.made(found)

@@ -9,19 +9,22 @@ and test, and timed as its file.
     compare/TASK-cascade.md, compare/TASK-cascade.svg      in the project's folder
 """
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from workbench import models
-from workbench.comparison import FOLDER, Shipped, right_on_test, walked
+from workbench import commands, models
+from workbench.comparison import FOLDER, Shipped, at_most, right_on_test, walked
 from workbench.config import Config
 from workbench.declaration import Task
 from workbench.digest import digest
-from workbench.errors import ConfigError
+from workbench.edge.gguf_file import open_gguf, value
+from workbench.errors import ConfigError, StudentError
 from workbench.methods.qat import Qat
+from workbench.plan import label
 from workbench.scoring import Score, mcnemar, ratio
 from workbench.stages.context import read_jsonl
 from workbench.stages.train import taught
@@ -56,13 +59,25 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
                 f"--sizes {part.strip()!r}: blocks and neurons are wanted", "as in --sizes 30x1536,30x1024"
             )
         found.append((int(match[1]), int(match[2])))
+        if 0 in found[-1]:
+            raise ConfigError(
+                f"--sizes {part.strip()!r}: a model has one block and one neuron at least", "as in --sizes 30x1536"
+            )
     return found
 
 
-def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], project: Path) -> list[Member]:
-    """Walks what is not there yet, the full student first, and writes the table and the figure. Children learn without dropout,
-    on a base in bf16, and with rare words in pieces. Raises ConfigError for sizes that make no smaller model."""
-    _smaller_each(config, sizes)
+def cascade(
+    task: Task, config: Config, sizes: Sequence[tuple[int, int]], project: Path, *, dry: bool = False
+) -> list[Member]:
+    """Walks what is not there yet, the full student first, and writes the table and the figure; `dry`: looks the first over,
+    and gives none. Children learn without dropout, on a base in bf16, and with rare words in pieces. Raises ConfigError for
+    sizes that make no smaller model."""
+    _smaller_each(config, sizes, fetch=not dry)
+    trainings = 1 + len(sizes)
+    print(f"{trainings} trainings (the student and {len(sizes)} pruned from it): {at_most(config)}", flush=True)
+    if dry:
+        commands.run(task, config, until=label("export", config.rounds.count), dry=True)
+        return []
     walks: list[tuple[Config, Shipped]] = []
     share = RESPLIT if config.train.resplit is None else config.train.resplit
     for_children = {"quantize_base": "bf16", "dropout": 0.0, "resplit": share}
@@ -97,20 +112,35 @@ def cascade(task: Task, config: Config, sizes: Sequence[tuple[int, int]], projec
     return family
 
 
-def _smaller_each(config: Config, sizes: Sequence[tuple[int, int]]) -> None:
+def _smaller_each(config: Config, sizes: Sequence[tuple[int, int]], *, fetch: bool) -> None:
     """Raises ConfigError where one is larger than the one before it: told before the first is trained."""
-    from workbench.students.folders import read_config
-    from workbench.students.load import prepare_base
-
-    shape = read_config(prepare_base(models.path_or_name(config.student.model), models.cache_dir() / "students"))
-    before = int(shape["num_hidden_layers"]), int(shape["intermediate_size"])
+    before = _shape(config.student.model, fetch=fetch)
     for place, size in enumerate(sizes):
         same = size == before and place > 0  # the first loses tokens, and may lose nothing else
-        if not (0 < size[0] <= before[0] and 0 < size[1] <= before[1]) or same:
+        if before is not None and (size[0] > before[0] or size[1] > before[1] or same):
             raise ConfigError(
                 f"--sizes: {_name(size)} are no less than {_name(before)}", "name smaller ones, the largest first"
             )
         before = size
+
+
+def _shape(student: str, *, fetch: bool) -> tuple[int, int] | None:
+    """Blocks and neurons, read without a model of it; None where it is not here yet and not to be fetched."""
+    here = models.locate(student) if student in models.CATALOGUE else models.known(student)
+    path = models.path_or_name(student) if here is None and fetch else here
+    if path is None:
+        return None
+    try:
+        if path.is_file():
+            reader = open_gguf(path)
+            kind = value(reader, "general.architecture")
+            return int(value(reader, f"{kind}.block_count")), int(value(reader, f"{kind}.feed_forward_length"))
+        shape = json.loads((path / "config.json").read_text("utf-8"))
+        return int(shape["num_hidden_layers"]), int(shape["intermediate_size"])
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise StudentError(
+            f"{path} does not say how many blocks and neurons it has: {error!r}", "take another student"
+        ) from None
 
 
 def _name(size: tuple[int, int] | None) -> str:

@@ -62,7 +62,9 @@ def too_much(task: Task, found: Standing | None) -> str:
     )
 
 
-def gate(task: Task) -> None:
-    """Raises TaskError where the validators let through more than the task declares."""
+def gate(task: Task, typed: str = "") -> None:
+    """Raises TaskError where the validators let through more than the task declares. `typed`: the task on a command line."""
     if task.lets_by < 100 and (why := too_much(task, standing(task))):
-        raise TaskError(why, f"`workbench check {task.name}` tells more; mend the validators, or raise lets_by")
+        raise TaskError(
+            why, f"`workbench check {typed or task.name}` tells more; mend the validators, or raise lets_by"
+        )

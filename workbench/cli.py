@@ -6,53 +6,61 @@ from typing import Annotated
 
 import typer
 
+from workbench.cli_options import ConfigOpt, DryOpt, MethodOpt, ProfileOpt, SetOpt, StudentOpt, TaskArg, TeacherOpt
+from workbench.cli_stores import ledger_app, models_app
 from workbench.errors import WorkbenchError
 
 app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, rich_markup_mode=None,
-    help="One narrow task in, one small expert model for a device out.",
 )  # fmt: skip
-models_app = typer.Typer(no_args_is_help=True, help="The models at hand: list, fetch, path.", rich_markup_mode=None)
 app.add_typer(models_app, name="models")
-ledger_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(ledger_app, name="ledger")
 
 INTERRUPTED = 130  # the exit code of a Ctrl-C
-TaskArg = Annotated[str, typer.Argument(help="A task's name, or the path of its Python file.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"workbench {version('distillation-workbench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """One narrow task in, one small expert model for a device out."""
 
 
 @app.command()
 def run(
     task: TaskArg,
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
-    teacher: Annotated[
-        str, typer.Option(help="A model of the catalogue, a GGUF file, hf:NAME, or a server's model.")
-    ] = "",
-    student: Annotated[str, typer.Option(help="A model of the catalogue, a GGUF file, a folder or a hub id.")] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, as in train.lr=0.0005.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    profile: ProfileOpt = "",
+    teacher: TeacherOpt = "",
+    student: StudentOpt = "",
+    set_: SetOpt = None,
+    config: ConfigOpt = None,
     engine: Annotated[str, typer.Option(help="local, or ray: sample and judge on a Ray cluster.")] = "",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="sft, the default: from the teacher's text; qat: from that, at last rounded as it ships; "
-            "kd: from its distributions too; gkd, dagger: from what the student itself says; parent: from a larger model."
-        ),
-    ] = "",
+    method: MethodOpt = "",
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
     force: Annotated[str, typer.Option(help="Run this stage though nothing changed.")] = "",
-    dry_run: Annotated[bool, typer.Option(help="Say what would run, and do nothing.")] = False,
+    dry_run: DryOpt = False,
     accept_terms: Annotated[
         list[str] | None, typer.Option(help="Name of a teacher's terms that you accept; `licences` lists them.")
     ] = None,
 ) -> None:
-    """Turn a task into an expert, from its data to the shipped file and its report. Goes on where it was stopped."""
-    from workbench import commands, registry
+    """Turn a task into an expert, from its data to the shipped file and its report. Goes on where it was stopped. Without a
+    profile, in the quick one."""
+    from workbench import commands
 
-    found = registry.load(task)
-    named = {"runtime.engine": engine, "distil.method": method}
-    sets = [*(set_ or []), *(f"{name}={value}" for name, value in named.items() if value)]
-    settings = commands.settings(found, profile, sets, file=config, teacher=teacher, student=student)
+    found = commands.load(task)
+    settings = commands.settings(
+        found, profile, set_ or [], file=config, teacher=teacher, student=student, engine=engine, method=method
+    )
     commands.run(found, settings, until=until, force=force, dry=dry_run, accept=accept_terms or [])
 
 
@@ -140,29 +148,43 @@ def report(
 
 @app.command()
 def why(
-    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a task for its latest.")],
+    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or a task for its newest.")],
     stage: Annotated[str, typer.Argument(help="A stage, such as train.")],
 ) -> None:
     """Say in one sentence why a stage ran or was skipped."""
-    from workbench.runs import find_run
+    from workbench.runs import newest_run
     from workbench.runs import why as sentence
 
-    print(sentence(Path.cwd(), find_run(Path.cwd(), run_), stage))
+    print(sentence(Path.cwd(), newest_run(Path.cwd(), run_), stage))
+
+
+@app.command()
+def settings(section: Annotated[str, typer.Argument(help="Such as train; all without.")] = "") -> None:
+    """All settings in tables: name, type, default in quick and full, meaning."""
+    from workbench.settings_table import tables
+
+    print(tables(section))
 
 
 @app.command()
 def estimate(
     task: TaskArg,
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "quick",
-    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
+    profile: ProfileOpt = "",
+    teacher: TeacherOpt = "",
+    student: StudentOpt = "",
+    method: MethodOpt = "",
     ask: Annotated[int, typer.Option(min=0, help="Real requests to measure on; a run asks none of them again.")] = 0,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
+    set_: SetOpt = None,
+    config: ConfigOpt = None,
 ) -> None:
-    """Say what a run would ask of the teacher at most: calls, tokens, money, minutes."""
-    from workbench import commands, registry, teacher_commands
+    """Say what a run would ask of the teacher at most: calls, tokens, money, minutes. Without a profile, in the quick one."""
+    from workbench import commands, teacher_commands
 
-    found = registry.load(task)
-    teacher_commands.estimate(found, commands.settings(found, profile, set_ or [], teacher=teacher), ask)
+    found = commands.load(task)
+    settings = commands.settings(
+        found, profile, set_ or [], file=config, teacher=teacher, student=student, method=method
+    )
+    teacher_commands.estimate(found, settings, ask)
 
 
 @app.command()
@@ -172,49 +194,63 @@ def teachers(
         list[str], typer.Option(help="A name as for run, or NAME@URL for a server. Give it several times.")
     ],
     rows: Annotated[int, typer.Option(min=1, help="How many dev rows.")] = 40,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
+    set_: SetOpt = None,
+    config: ConfigOpt = None,
 ) -> None:
-    """Measure teachers on dev rows (score, what passes, time, cost) and recommend one."""
-    from workbench import registry, teacher_commands
+    """Measure teachers on dev rows (score, what passes, time, cost) and recommend one. Settings are for all of them."""
+    from workbench import commands, teacher_commands
 
-    teacher_commands.teachers(registry.load(task), teacher, rows, set_ or [])
+    teacher_commands.teachers(commands.load(task), teacher, rows, set_ or [], config)
 
 
 @app.command()
 def compare(
     task: TaskArg,
-    methods: Annotated[str, typer.Option(help="With commas between: sft, kd, gkd, dagger, qat.")] = "sft,kd,qat",
+    methods: Annotated[
+        str, typer.Option(help="With commas between: sft, kd, gkd, dagger, qat, parent.")
+    ] = "sft,kd,qat",
     seeds: Annotated[int, typer.Option(min=1, help="How often each is trained.")] = 3,
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
-    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
-    student: Annotated[str, typer.Option(help="As for run.")] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
+    profile: ProfileOpt = "",
+    teacher: TeacherOpt = "",
+    student: StudentOpt = "",
+    set_: SetOpt = None,
+    config: ConfigOpt = None,
+    dry_run: DryOpt = False,
 ) -> None:
-    """Ways of learning on the same rows: which of them pays on this task, with several seeds each."""
-    from workbench import commands, comparison, registry
+    """Ways of learning on the same rows: which of them pays on this task, with several seeds each. Without a profile, in the
+    full one."""
+    from workbench import commands, comparison
 
-    found = registry.load(task)
-    settings = commands.settings(found, profile, set_ or [], teacher=teacher, student=student)
+    found = commands.load(task)
+    settings = commands.settings(
+        found, profile, set_ or [], file=config, teacher=teacher, student=student, default="full"
+    )
     names = [name for name in (part.strip() for part in methods.split(",")) if name]
-    print("\n".join(comparison.told(found, comparison.compare(found, settings, names, seeds, Path.cwd()))))
+    standings = comparison.compare(found, settings, names, seeds, Path.cwd(), dry=dry_run)
+    print("\n".join(comparison.told(found, standings) if standings else []))
 
 
 @app.command()
 def cascade(
     task: TaskArg,
     sizes: Annotated[str, typer.Option(help="Blocks x feed-forward neurons of each child, as in 30x1536,30x1024.")],
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
-    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
-    student: Annotated[str, typer.Option(help="As for run: the first of the family.")] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, for all of them.")] = None,
+    profile: ProfileOpt = "",
+    teacher: TeacherOpt = "",
+    student: StudentOpt = "",
+    set_: SetOpt = None,
+    config: ConfigOpt = None,
+    dry_run: DryOpt = False,
 ) -> None:
-    """A family of experts, each pruned from the one before and trained on the same rows: size, score and speed."""
-    from workbench import cascade, commands, registry
+    """A family of experts, each pruned from the one before and trained on the same rows: size, score and speed. Without a
+    profile, in the full one."""
+    from workbench import cascade, commands
 
-    found = registry.load(task)
-    settings = commands.settings(found, profile, set_ or [], teacher=teacher, student=student)
-    family = cascade.cascade(found, settings, cascade.sizes_of(sizes), Path.cwd())
-    print("\n".join(cascade.told(found, family)))
+    found = commands.load(task)
+    settings = commands.settings(
+        found, profile, set_ or [], file=config, teacher=teacher, student=student, default="full"
+    )
+    family = cascade.cascade(found, settings, cascade.sizes_of(sizes), Path.cwd(), dry=dry_run)
+    print("\n".join(cascade.told(found, family) if family else []))
 
 
 @app.command("tune-teacher")
@@ -223,15 +259,17 @@ def tune_teacher(
     optimizer: Annotated[str, typer.Option(help="bootstrap, mipro (needs optuna) or gepa.")] = "bootstrap",
     calls: Annotated[int, typer.Option(min=1, help="The most it may ask; scoring on dev comes on top.")] = 400,
     rows: Annotated[int, typer.Option(min=1, help="How many dev rows say what it gained.")] = 40,
-    profile: Annotated[str, typer.Option(help="quick or full.")] = "full",
-    teacher: Annotated[str, typer.Option(help="As for run.")] = "",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="section.key=value.")] = None,
+    profile: ProfileOpt = "",
+    teacher: TeacherOpt = "",
+    set_: SetOpt = None,
+    config: ConfigOpt = None,
 ) -> None:
-    """Let a dspy optimizer write the teacher's prompt, with the task's validators as its metric."""
-    from workbench import commands, registry, teacher_commands
+    """Let a dspy optimizer write the teacher's prompt, with the task's validators as its metric. Without a profile, in the full
+    one."""
+    from workbench import commands, teacher_commands
 
-    found = registry.load(task)
-    settings = commands.settings(found, profile, set_ or [], teacher=teacher)
+    found = commands.load(task)
+    settings = commands.settings(found, profile, set_ or [], file=config, teacher=teacher, default="full")
     teacher_commands.tune_teacher(found, settings, optimizer, calls, rows)
 
 
@@ -255,63 +293,6 @@ def licences(
     from workbench import teacher_commands
 
     teacher_commands.licences(teacher, set_ or [])
-
-
-@ledger_app.callback(invoke_without_command=True)
-def ledger(
-    context: typer.Context,
-    price_in: Annotated[float | None, typer.Option(min=0, help="Money a million tokens read.")] = None,
-    price_out: Annotated[float | None, typer.Option(min=0, help="Money a million tokens written.")] = None,
-) -> None:
-    """What the teachers were asked, and what it cost: by teacher, purpose, task and day, with failures and reused calls."""
-    if context.invoked_subcommand is None:
-        from workbench.accounts import print_accounts
-
-        given = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
-        print_accounts(Path.cwd(), given)
-
-
-@ledger_app.command("export")
-def ledger_export(
-    run_: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or its name, or a task for its latest.")],
-    to: Annotated[Path, typer.Option(help="A folder that is new or empty.")],
-    form: Annotated[
-        str, typer.Option("--format", help="parquet or jsonl; without, parquet where pyarrow is installed.")
-    ] = "",
-) -> None:
-    """Write a run's candidates with their verdicts as a Hugging Face dataset folder."""
-    from workbench.dataset import export
-    from workbench.runs import find_run
-
-    print(export(find_run(Path.cwd(), run_), to, form))
-
-
-@models_app.command("list")
-def models_list() -> None:
-    """The catalogue: size, licence, and whether the file is here."""
-    from workbench import commands
-
-    commands.list_models()
-
-
-@models_app.command("fetch")
-def models_fetch(names: Annotated[list[str], typer.Argument(help="Names of the catalogue.")]) -> None:
-    """Fetch and verify models."""
-    from workbench import commands
-
-    for name in names:
-        print(commands.fetch(name))
-
-
-@models_app.command("path")
-def models_path(name: Annotated[str, typer.Argument(help="A name of the catalogue.")]) -> None:
-    """Where a fetched model lies."""
-    from workbench import models
-
-    path = models.locate(name)
-    if path is None:
-        raise WorkbenchError(f"{name} is not here yet", f"workbench models fetch {name}")
-    print(path)
 
 
 def main() -> None:

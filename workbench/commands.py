@@ -9,31 +9,44 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from workbench import checked, models, pipeline, plan, prices, provenance, registry, terms
+from workbench import checked, models, pipeline, plan, preflight, prices, provenance, registry, terms
 from workbench.config import Config, TeacherConfig, load_config
 from workbench.declaration import Task
-from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError, DataError, EdgeError, StoreError, TaskError
 from workbench.licences import Policy
 from workbench.outputs import ParseError
 from workbench.report.build import build_report, write_report
-from workbench.runs import RunFolder, candidates_of, find_run, list_runs, read_lock
-from workbench.stages.attempt import try_method
-from workbench.stages.launch import try_launch
+from workbench.runs import RunFolder, candidates_of, find_run, read_lock, runs_of
 from workbench.store import RunLock
+
+
+def load(name: str) -> Task:
+    """A task by name or path. Raises TaskError; a path that lacks its `.py` is told."""
+    try:
+        return registry.load(name)
+    except TaskError as error:
+        if not name.endswith(".py") and Path(f"{name}.py").is_file():
+            raise TaskError(str(error), f"did you mean {name}.py? A task file is named by its path") from None
+        raise
 
 
 def settings(
     task: Task,
-    profile: str,
+    profile: str = "",
     sets: Sequence[str] = (),
     *,
     file: Path | None = None,
     teacher: str = "",
     student: str = "",
+    engine: str = "",
+    method: str = "",
+    default: str = "quick",
 ) -> Config:
+    """`default`: the profile where neither `profile` nor the file names one."""
     sections = {name: {"model": model} for name, model in (("teacher", teacher), ("student", student)) if model}
-    config = load_config(profile, file, tuple(sets), task.profiles, **sections)
+    named = {"runtime.engine": engine, "distil.method": method}
+    sets = (*sets, *(f"{name}={value}" for name, value in named.items() if value))
+    config = load_config(profile, file, sets, task.profiles, default=default, **sections)
     priced = []
     for each in config.teachers:
         known, told = prices.priced(each, Path.cwd())
@@ -53,23 +66,33 @@ def run(
     for option, value in (("--until", until), ("--force", force)):
         if value and value not in names:
             raise ConfigError(f"{option} {value}: there is no such stage", f"stages: {', '.join(names)}")
-    unknown = [quant for quant in config.export.quants if quant not in QUANTS]
-    if unknown:
-        raise ConfigError(f"export.quants: there is no {unknown[0]!r}", f"there are {', '.join(QUANTS)}")
-    try_method(task, config)
-    try_launch(config)
+    preflight.settings(task, config)
+    checked.gate(task, typed(task.name, str(task.file)))
     project = Path.cwd()
-    root = project / ".workbench"
     if dry:
-        for policy in _terms(config, project, until, accept, dry=True):
-            if not policy.clear:
-                print(f"terms: {policy.sentence}")
-        for done in pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing):
-            print(f"{done.stage.label:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
+        _dry(task, config, project, until, force, _terms(config, project, until, accept, dry=True))
         return None
-    checked.gate(task)
-    with RunLock(root):
+    with RunLock(project / ".workbench"):
         return _run(task, config, project, until, force, _terms(config, project, until, accept))
+
+
+def _dry(task: Task, config: Config, project: Path, until: str, force: str, policies: tuple[Policy, ...]) -> None:
+    """What a run would do, and whatever can be told without a model of why it would not."""
+    preflight.data(task, config)
+    preflight.names(config, until)
+    root = project / ".workbench"
+    planned = pipeline.walk(task, config, root, until=until, force=force, dry=True, say=print, done=_nothing)
+    preflight.keys(task, config, {done.stage.name for done in planned if done.ran})
+    for line in _warnings(config, policies):
+        print(line)
+    for done in planned:
+        print(f"{done.stage.label:9} {'would run' if done.ran else f'is there ({done.key[:8]})'}")
+
+
+def _warnings(config: Config, policies: tuple[Policy, ...]) -> list[str]:
+    """Of the teachers that are asked, which are those that `policies` tell of."""
+    told = [f"terms: {policy.sentence}" for policy in policies if not policy.clear]
+    return told + (prices.unknown(config) if policies else [])
 
 
 def _run(task: Task, config: Config, project: Path, until: str, force: str, policies: tuple[Policy, ...]) -> Path:
@@ -81,15 +104,16 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
         print(f"[{(time.monotonic() - started) / 60:5.1f} min] {text}", flush=True)
         folder.say(text)
 
-    for policy in policies:
-        if not policy.clear:
-            say(f"terms: {policy.sentence}")
-    for model in _needed(config, until):
+    for line in _warnings(config, policies):
+        say(line)
+    preflight.names(config, until)
+    for model in preflight.needed(config, until):
         say(f"model {model}: {fetch(model) if model in models.CATALOGUE else models.path_or_name(model)}")
     planned = pipeline.walk(
         task, config, project / ".workbench", until=until, force=force, dry=True, say=say, done=_nothing
     )
     to_run = {item.stage.name for item in planned if item.ran}
+    preflight.keys(task, config, to_run)
     if {"train", "capture", "assistant"} & to_run:
         from workbench.stages.train import try_student
 
@@ -116,26 +140,11 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
     return folder.path
 
 
-def _needed(config: Config, until: str) -> list[str]:
-    """The models that the stages up to `until` rest on: a wrong name is told, and a file fetched, before the teacher is
-    asked for anything."""
-    sections = _sections(until)
-    named = [config.student.model] if "student" in sections else []
-    asked = config.teachers if "pool" in sections else (config.teacher,) if "teacher" in sections else ()
-    return named + [each.model for each in asked if not each.base_url and not each.model.startswith("hf:")]
-
-
-def _sections(until: str) -> set[str]:
-    """Of the config, those that the stages up to `until` look at."""
-    last = next((place for place, stage in enumerate(plan.STAGES) if stage.name == until), len(plan.STAGES))
-    return {section for stage in plan.STAGES[: last + 1] for section in stage.sections}
-
-
 def _terms(
     config: Config, project: Path, until: str, accept: Sequence[str], *, dry: bool = False
 ) -> tuple[Policy, ...]:
     """What the table says of each teacher; nothing where no stage up to `until` has to do with them. Raises TermsError."""
-    if "teacher" not in _sections(until) and not accept:
+    if "teacher" not in preflight.sections_until(until) and not accept:
         return ()
     names = (config.distil.assistant, config.distil.parent)
     learned = (TeacherConfig(model=models.origin(name)) for name in names if name)
@@ -181,6 +190,9 @@ def _print(made: object) -> None:
 def report(name: str) -> None:
     """Write the report of a finished run anew."""
     folder = find_run(Path.cwd(), name)
+    newest = runs_of(Path.cwd(), folder.parent.name)[-1]
+    if newest.name > folder.name and not read_lock(newest).ended and not Path(name).is_dir():
+        print(f"the newest run, {newest.name}, did not finish; this is the report of {folder.name}", file=sys.stderr)
     lock = read_lock(folder)
     if lock.entry("evaluate") is None:
         raise StoreError(f"{folder.name} did not get as far as its evaluation", "run the task to its end first")
@@ -197,9 +209,11 @@ def report(name: str) -> None:
 
 
 def typed(name: str, file: str) -> str:
-    """A task as it can be typed: by name where that means this file, else by path."""
+    """A task as it can be typed here: by name where that means this file, else by path."""
     known = {found.name: found.file for found in registry.available()}
-    return name if str(known.get(name)) == file else file
+    path = Path(file)
+    near = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+    return name if str(known.get(name)) == file else near
 
 
 def list_tasks() -> None:
@@ -216,7 +230,7 @@ def check(name: str) -> int:
     names = [name] if name else [found.name for found in registry.available()]
     code = 0
     for each in names:
-        task = registry.load(each)
+        task = load(each)
         for profile in task.profiles:
             load_config(profile, profiles=task.profiles)
         trial = try_task(task)
@@ -229,7 +243,7 @@ def predict(name: str, text: str, run_name: str) -> None:
     """One answer of the shipped file; where it is no answer by the task's own parser, that is told on standard error."""
     from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
 
-    task = registry.load(name)
+    task = load(name)
     folder = find_run(Path.cwd(), run_name or task.name)
     config = load_config(file=folder / "config.toml")
     try:
@@ -280,7 +294,7 @@ def evaluate(name: str, run_name: str, split: str) -> None:
 
     if split not in ("dev", "test"):
         raise ConfigError(f"there is no split {split!r} to score", "dev or test")
-    task = registry.load(name)
+    task = load(name)
     folder = find_run(Path.cwd(), run_name or task.name)
     config = load_config(file=folder / "config.toml")
     rows = task.examples("dev" if split == "dev" else "test")
@@ -300,8 +314,8 @@ def rejudge(name: str, run_name: str, jobs: int) -> None:
     """What the validators of now say of a run's candidates."""
     from workbench import rejudge as again
 
-    task = registry.load(name)
-    own = _runs_of(task)
+    task = load(name)
+    own = runs_of(Path.cwd(), task.name)
     # the newest, though it may have ended early
     run = own[-1] if own and not run_name else find_run(Path.cwd(), run_name or task.name)
     for line in again.told(again.rejudge(task, candidates_of(run), jobs)):
@@ -312,8 +326,8 @@ def coverage(name: str, run_name: str) -> None:
     """The answers of seeds, dev and a run's shard, counted by cells of the output space; the newest shard without a name."""
     from workbench.coverage import told
 
-    task = registry.load(name)
-    runs = [find_run(Path.cwd(), run_name)] if run_name else _runs_of(task)
+    task = load(name)
+    runs = [find_run(Path.cwd(), run_name)] if run_name else runs_of(Path.cwd(), task.name)
     entries = [entry for run in runs if (entry := read_lock(run).entry("select")) is not None]
     rows = Path(entries[-1].path) / "rows.jsonl" if entries else None
     if rows is None or not rows.is_file():
@@ -321,11 +335,6 @@ def coverage(name: str, run_name: str) -> None:
         rows = None
     for line in told(task, rows):
         print(line)
-
-
-def _runs_of(task: Task) -> list[Path]:
-    """The oldest first."""
-    return [folder for folder in list_runs(Path.cwd()).values() if folder.parent.name == task.name]
 
 
 def audit(expert: Path, *, as_json: bool) -> None:

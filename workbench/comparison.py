@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from workbench import commands, methods
 from workbench.config import Config, checked
 from workbench.declaration import Task
+from workbench.errors import ConfigError
 from workbench.plan import label
 from workbench.runs import Lock, read_lock
 from workbench.scoring import Score, permutation, ratio
@@ -70,13 +71,23 @@ class Standing(Frozen):
     seconds: float
 
 
-def compare(task: Task, config: Config, names: Sequence[str], seeds: int, project: Path) -> list[Standing]:
-    """Walks what is not there yet, and writes the table and the figure. Raises ConfigError for a method that there is not, or
-    that does not go with the task."""
+def compare(
+    task: Task, config: Config, names: Sequence[str], seeds: int, project: Path, *, dry: bool = False
+) -> list[Standing]:
+    """Walks what is not there yet, and writes the table and the figure; `dry`: looks the first of them over, and gives none.
+    Raises ConfigError for a method that there is not, or that does not go with the task."""
     names = list(dict.fromkeys(names))
+    if not names:
+        raise ConfigError("--methods: name at least one method", f"there are {', '.join(methods.names())}")
     configs = [_with(config, name, config.train.seed + seed) for seed in range(seeds) for name in names]
     for one in configs:
         try_method(task, one)
+    trainings = "1 training" if len(configs) == 1 else f"{len(configs)} trainings"
+    others = "; all others take as many steps as the first" if len(configs) > 1 else ""
+    print(f"{trainings}, {len(names)} x {seeds} (methods x seeds): {at_most(config)}{others}", flush=True)
+    if dry:
+        commands.run(task, configs[0], until=label("export", configs[0].rounds.count), dry=True)
+        return []
     found: list[Trained] = []
     for one in configs:  # of which each may be walked, as was looked at before
         found.append(_trained(task, _as_long(one, found[0].made if found else None)))
@@ -88,6 +99,15 @@ def compare(task: Task, config: Config, names: Sequence[str], seeds: int, projec
     _picture(folder / f"{task.name}.svg", standings)
     (folder / f"{task.name}.md").write_text("\n".join(told(task, standings)) + "\n", encoding="utf-8")
     return standings
+
+
+def at_most(config: Config) -> str:
+    """How long a training takes, and the sampling before the first, as the settings say."""
+    train, minutes = config.train, config.sample.max_minutes
+    ends = [f"{train.max_steps:,} steps"] if train.max_steps else []
+    ends += [f"{train.max_minutes:g} minutes"] if train.max_minutes else []
+    most = " or ".join(ends) or f"{train.epochs:g} epochs"
+    return f"at most {most} each, after at most {minutes:g} minutes of sampling, once; export and scoring come on top"
 
 
 def _with(config: Config, method: str, seed: int) -> Config:

@@ -4,14 +4,13 @@ Order of precedence: profile, then what the task needs otherwise, then `--config
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from workbench import methods
+from workbench import config_text, methods
 from workbench.errors import ConfigError
 from workbench.students.settings import DistilConfig, TrainConfig
 from workbench.types import Frozen
@@ -25,10 +24,10 @@ ShotsMode = Literal["auto", "fixed", "nearest", "group", "mixed", "program"]
 class TeacherConfig(Frozen):
     """`model` is a catalogue name, a GGUF file, `hf:` and a transformers model, or with `base_url` the name a server knows."""
 
-    model: str = "qwen2.5-coder-1.5b-instruct"
-    base_url: str = ""
+    model: str = "qwen2.5-coder-1.5b-instruct"  # who is asked
+    base_url: str = ""  # of an OpenAI-compatible server; none: it runs here
     key_env: str = "OPENAI_API_KEY"  # the variable's name, which is written down; never the key
-    licence: str = ""
+    licence: str = ""  # of its outputs, where the catalogue does not know
     price_in: float = Field(0.0, ge=0)  # per million prompt tokens, in the currency of `sample.max_money`
     price_out: float = Field(0.0, ge=0)  # per million written ones
     engine: Literal["auto", "llama.cpp", "torch"] = (
@@ -132,12 +131,12 @@ class ShotsConfig(Frozen):
     instructions and demos take the place of the plain ones where they win.
     """
 
-    mode: ShotsMode = "auto"
-    rows: int = Field(40, ge=1)
-    fixed_per_group: int = Field(2, ge=1)
-    nearest: int = Field(10, ge=1)
-    mixed: int = Field(4, ge=1)
-    program: str = ""
+    mode: ShotsMode = "auto"  # which seeds the teacher is shown
+    rows: int = Field(40, ge=1)  # of dev that a mode is measured on
+    fixed_per_group: int = Field(2, ge=1)  # seeds of each group, the same for all requests
+    nearest: int = Field(10, ge=1)  # so many seeds most like the input
+    mixed: int = Field(4, ge=1)  # so many seeds most like the input, beside one of each group
+    program: str = ""  # a file; tried with the modes auto and program
 
     @model_validator(mode="after")
     def _a_program(self) -> Self:
@@ -153,20 +152,22 @@ class SampleConfig(Frozen):
     of a corpus come in that order; 1: any, in a random order.
     """
 
-    inverse: int = Field(600, ge=0)
-    forward: int = Field(0, ge=0)
-    values_per_slot: int = Field(30, ge=0)
-    answers_per_group: int = Field(40, ge=0)  # for answers with free text that is not scored
+    inverse: int = Field(600, ge=0)  # answers that an input is written for
+    forward: int = Field(0, ge=0)  # inputs that are written first, then answered
+    values_per_slot: int = Field(30, ge=0)  # new values that the teacher writes for each argument
+    answers_per_group: int = Field(
+        40, ge=0
+    )  # new answers that the teacher writes, for those with free text that is not scored
     steer: int = Field(1, ge=1)
     candidates: int = Field(2, ge=1)  # at most so many tries for one example
-    temperature: float = Field(0.9, ge=0, le=2)
-    max_calls: int = Field(4000, ge=1)
-    max_tokens: int = Field(4_000_000, ge=1)
+    temperature: float = Field(0.9, ge=0, le=2)  # of whatever is drawn more than once
+    max_calls: int = Field(4000, ge=1)  # that the shard rests on
+    max_tokens: int = Field(4_000_000, ge=1)  # of these, read and written
     max_money: float = Field(10.0, ge=0)  # by the teacher's prices; what is under way when it is spent comes on top
-    max_minutes: float = Field(30.0, gt=0)
-    hopeless_after: int = Field(60, ge=1)
-    hopeless_yield: float = Field(0.05, ge=0, le=1)
-    seed: int = 0
+    max_minutes: float = Field(30.0, gt=0)  # in which calls are under way
+    hopeless_after: int = Field(60, ge=1)  # candidates, after which a source that gives too little ends
+    hopeless_yield: float = Field(0.05, ge=0, le=1)  # the share that has to pass, else it ends
+    seed: int = 0  # of the order of wishes
 
 
 class RoundsConfig(Frozen):
@@ -184,22 +185,26 @@ class SelectConfig(Frozen):
 
     doubtful: float = Field(0.15, ge=0, lt=1)
     empty_margin: float = Field(0.2, ge=-1, le=1)
-    recombine: int = Field(1500, ge=0)
+    recombine: int = Field(1500, ge=0)  # rows made of others, at most
     steer: int = Field(1, ge=1)
-    seed_repeats: int = Field(3, ge=1)
-    near_duplicate: float = Field(0.9, gt=0, le=0.95)  # Jaccard similarity of character 4-grams
-    seed: int = 0
+    seed_repeats: int = Field(3, ge=1)  # times that each seed stands in the shard
+    near_duplicate: float = Field(
+        0.9, gt=0, le=0.95
+    )  # from this Jaccard similarity of character 4-grams a row stays out
+    seed: int = 0  # of the draws
 
 
 class LeaksConfig(Frozen):
     """What is too like a dev or test row: to be shown to a teacher, and to be trained on."""
 
-    letters: float = Field(0.8, gt=0, le=0.95)  # Jaccard similarity of character 4-grams
+    letters: float = Field(0.8, gt=0, le=0.95)  # from this Jaccard similarity of character 4-grams
     words: int = Field(8, ge=0)  # in common, one after another; 0: any number
 
 
 class StudentConfig(Frozen):
-    model: str = "smollm2-135m-instruct"
+    """Who learns."""
+
+    model: str = "smollm2-135m-instruct"  # a model of the catalogue, a GGUF file, a folder or a hub id
     max_tokens: int = Field(128, ge=1)  # of an answer; a file that a quantization broke writes to the end
 
 
@@ -208,17 +213,23 @@ class ExportConfig(Frozen):
     teacher's file size; where none is, the best one within that size. `importance`: each file smaller than Q8_0 is made by an
     importance matrix of the shard's rows, too, and the better of the two on dev is kept."""
 
-    quants: tuple[str, ...] = Field(("Q8_0", "Q4_K_M", "Q4_0"), min_length=1)
+    quants: tuple[str, ...] = Field(
+        ("Q8_0", "Q4_K_M", "Q4_0"), min_length=1
+    )  # files that are made, the unquantized one beside them
     max_drop: float = Field(2.0, ge=0)
     max_ratio: float = Field(0.1, gt=0)
     importance: bool = True
 
 
 class EvaluateConfig(Frozen):
-    rows: int = Field(0, ge=0)  # 0: all test rows
-    base_rows: int = Field(60, ge=0)  # the untrained student is far off: a part of the rows shows it
-    timed: int = Field(15, ge=1)
-    bootstrap: int = Field(2000, ge=100)
+    """What the last stage measures, once, on the test rows."""
+
+    rows: int = Field(0, ge=0)  # of test; 0: all
+    base_rows: int = Field(
+        60, ge=0
+    )  # of them for the base student: the untrained student is far off: a part of the rows shows it
+    timed: int = Field(15, ge=1)  # requests whose seconds are taken
+    bootstrap: int = Field(2000, ge=100)  # draws for the intervals
 
 
 class Runtime(BaseModel, frozen=True, extra="forbid"):
@@ -231,17 +242,17 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     engine: Literal["local", "ray"] = "local"
     cluster: str = ""
     workers: int = Field(0, ge=0)
-    threads: int = Field(0, ge=0)  # 0: all cores
+    threads: int = Field(0, ge=0)  # of what runs here; 0: all cores
     launch: str = (
-        ""  # of the training: `data_parallel`, `fsdp`, or a config of `accelerate launch`; none: this process trains
+        ""  # of the training: data_parallel, fsdp, or a config of `accelerate launch`; none: this process trains
     )
     slots: int = Field(0, ge=0)  # of a GGUF teacher in llama.cpp; 0: as many as a measurement on this machine says
     concurrency: int = Field(16, ge=1)  # requests under way at an API, at most; fewer while it answers 429
-    requests_a_minute: float = Field(0.0, ge=0)  # 0: any number
-    tokens_a_minute: float = Field(0.0, ge=0)
-    timeout_s: float = Field(120.0, gt=0)
-    attempts: int = Field(5, ge=1)
-    batch_poll_s: float = Field(30.0, gt=0)
+    requests_a_minute: float = Field(0.0, ge=0)  # at an API, at most; 0: any number
+    tokens_a_minute: float = Field(0.0, ge=0)  # the same of tokens, read and written
+    timeout_s: float = Field(120.0, gt=0)  # of one request
+    attempts: int = Field(5, ge=1)  # of one request, where trying again may help
+    batch_poll_s: float = Field(30.0, gt=0)  # between two looks at a batch
 
 
 class Config(Frozen):
@@ -291,31 +302,39 @@ PROFILES: dict[str, dict[str, Any]] = {
 
 
 def load_config(
-    profile: str = "quick",
+    profile: str = "",
     file: Path | None = None,
     sets: tuple[str, ...] = (),
     profiles: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    default: str = "quick",
     **sections: dict[str, Any],
 ) -> Config:
-    """Profile, a task's own `profiles`, file and `key=value` settings, merged and checked. Raises ConfigError naming what is at
-    fault."""
+    """Profile, a task's own `profiles`, file and `key=value` settings, merged and checked. Where no profile is named, it is the
+    file's, which a run's own config.toml names, else `default`. Raises ConfigError naming what is at fault."""
+    read = config_text.toml(file) if file is not None else {}
+    typed = [config_text.setting(item) for item in sets]
+    if any("profile" in each for each in typed):
+        raise ConfigError("--set profile: a profile is many settings, not one", "write --profile quick or full")
+    said = str(read.get("profile", ""))
+    if said not in ("", *PROFILES):
+        raise ConfigError(f"{file}: no profile is called {said!r}", f"profiles: {', '.join(PROFILES)}")
+    if profile and said and profile != said:
+        raise ConfigError(
+            f"{file} has profile = {said!r}, and --profile says {profile!r}",
+            "leave --profile out, or take that line out of the file",
+        )
+    profile = profile or said or default
     for name in (profile, *(profiles or {})):
         if name not in PROFILES:
             raise ConfigError(f"no profile is called {name!r}", f"profiles: {', '.join(PROFILES)}")
     merged: dict[str, Any] = {"profile": profile}
-    _merge(merged, PROFILES[profile])
-    _merge(merged, (profiles or {}).get(profile, {}))
-    if file is not None:
-        _merge(merged, _toml(file))
-    for item in sets:
-        _merge(merged, _setting(item))
-    _merge(merged, sections)
+    for each in (PROFILES[profile], (profiles or {}).get(profile, {}), read, *typed, sections):
+        config_text.merge(merged, each)
     try:
         config = Config.model_validate(merged)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{place}: {first['msg'].removeprefix('Value error, ')}", _named(first["loc"])) from None
+        raise config_text.refused(error, Config, file, read, [*typed, sections]) from None
     return checked(config)
 
 
@@ -345,46 +364,3 @@ def checked(config: Config) -> Config:
     if set(config.export.quants) == {"Q8_0"} and "grid" not in config.distil.model_fields_set:
         changes["distil"] = config.distil.model_copy(update={"grid": "Q8_0"})
     return config.model_copy(update=changes)
-
-
-def _named(place: tuple[int | str, ...]) -> str:
-    """The settings that can stand where one is wrong."""
-    model: Any = Config
-    for part in place[:-1]:
-        inner = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            break
-        model = inner
-    return f"settings here: {', '.join(model.model_fields)}"
-
-
-def _toml(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no config file {file}", "give an existing TOML file") from None
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be read: {error.strerror}", "give an existing TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: {error}", "mend the TOML") from None
-
-
-def _setting(item: str) -> dict[str, Any]:
-    key, sign, raw = item.partition("=")
-    if not sign:
-        raise ConfigError(f"--set {item}: no `=`", "write --set section.key=value, as in --set train.lr=0.0005")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = raw  # a bare word is text
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
-
-
-def _merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for key, value in more.items():
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = dict(value) if isinstance(value, Mapping) else value

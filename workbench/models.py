@@ -172,8 +172,17 @@ def path_or_name(text: str, *, progress: Progress | None = None) -> Path:
     Tried in order: a catalogue name (fetched), a local path, an `owner/name` hub id (its weights, tokenizer and config
     are downloaded to the hub's own cache). Raises ModelError, with the nearest names, when it is none of them.
     """
+    found = known(text)
+    if found is not None:
+        return found
+    with _told(Path(text)):
+        return fetch(text, progress=progress) if text in CATALOGUE else downloads.snapshot(text)
+
+
+def known(text: str) -> Path | None:
+    """The same without fetching: None for what `path_or_name` would fetch."""
     if text in CATALOGUE:
-        return fetch(text, progress=progress)
+        return None
     path = Path(text).expanduser()
     with _told(path):
         if (path / "config.json").is_file():
@@ -187,8 +196,8 @@ def path_or_name(text: str, *, progress: Progress | None = None) -> Path:
                 f"{path} is neither a GGUF file nor a folder with a config.json",
                 f"name another, or a model of the catalogue: {', '.join(sorted(CATALOGUE))}",
             )
-        if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and not text.endswith(".gguf"):
-            return downloads.snapshot(text)
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", text) and not text.endswith(".gguf"):
+        return None
     if "/" in text or text.endswith(".gguf"):
         raise ModelError(f"there is no file {path}", f"check the path, or use one of: {', '.join(sorted(CATALOGUE))}")
     raise _unknown(text)

@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from workbench import tables
-from workbench.config import TeacherConfig
+from workbench.config import Config, TeacherConfig
 
 FILE = "prices.toml"
 
@@ -46,3 +46,13 @@ def priced(teacher: TeacherConfig, project: Path) -> tuple[TeacherConfig, str]:
         if tables.first(host, entry.hosts) and tables.first(model, entry.models):
             return teacher.model_copy(update={"price_in": entry.price_in, "price_out": entry.price_out}), entry.sentence
     return teacher, ""
+
+
+def unknown(config: Config) -> list[str]:
+    """A line for each teacher behind an API whose price nobody said, of a config whose prices were looked up."""
+    return [
+        f"no price is known for {each.model}: max_money stops nothing; set {where}price_in and {where}price_out"
+        for each in config.teachers
+        if each.base_url and not each.model_fields_set & {"price_in", "price_out"}
+        for where in ["teacher." if each is config.teacher else "its "]
+    ]

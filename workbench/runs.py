@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, field_validator
 
+from workbench import registry
 from workbench.config import Config
 from workbench.digest import digest
 from workbench.errors import StoreError
@@ -142,10 +143,16 @@ class RunFolder:
 
 
 def find_run(project: Path, name: str) -> Path:
-    """A run by path, by task name (its latest), or by folder name. Raises StoreError naming what there is."""
-    for path in (Path(name), project / "runs" / name / "latest", *project.glob(f"runs/*/{name}")):
+    """A run by path, by task name or file (its latest), or by folder name. Raises StoreError naming what there is."""
+    task = _task(name)
+    for path in (Path(name), project / "runs" / task / "latest", *project.glob(f"runs/*/{task}")):
         if (path / "lock.json").is_file():
             return path.resolve()
+    if own := runs_of(project, task):
+        raise StoreError(
+            f"no run of {task} has finished: the newest, {own[-1].name}, ended early",
+            f"it was begun with `{read_lock(own[-1]).command}`; run the task to its end",
+        )
     known = sorted(path.parent.name for path in project.glob("runs/*/latest"))
     raise StoreError(
         f"there is no run {name!r} in {project}",
@@ -153,10 +160,28 @@ def find_run(project: Path, name: str) -> Path:
     )
 
 
+def newest_run(project: Path, name: str) -> Path:
+    """As `find_run`, but of a task the newest, though it may not have finished."""
+    own = runs_of(project, _task(name))
+    return own[-1] if own else find_run(project, name)
+
+
+def _task(name: str) -> str:
+    """What was typed; of a task's file the task."""
+    if not name.endswith(".py"):
+        return name
+    return next((found.name for found in registry.in_file(Path(name))), Path(name).stem)
+
+
 def list_runs(project: Path) -> dict[str, Path]:
     """The folder of every run by its name, the oldest first. The folder that it lies in has the task's name."""
     folders = (path.parent for path in project.glob("runs/*/*Z-*/lock.json"))
     return {folder.name: folder for folder in sorted(folders, key=lambda folder: folder.name)}
+
+
+def runs_of(project: Path, task: str) -> list[Path]:
+    """The oldest first."""
+    return [folder for folder in list_runs(project).values() if folder.parent.name == task]
 
 
 def span(run: Path, stage: str) -> tuple[str, str]:
@@ -210,7 +235,9 @@ def why(project: Path, run: Path, stage: str) -> str:
     lock = read_lock(run)
     entry = lock.entry(stage)
     if entry is None:
-        names = ", ".join(item.stage for item in lock.stages)
+        names = ", ".join(item.stage for item in lock.stages) or "none, it ended before the first was done"
+        if stage in {each.name for each in (*STAGES, CAPTURE)}:
+            raise StoreError(f"{run.name} did not get as far as {stage}", f"its stages: {names}")
         raise StoreError(f"{stage!r} is no stage of this run", f"its stages: {names}")
     if not entry.ran:
         return f"{stage} was skipped: nothing it rests on has changed (key {entry.key[:8]})."

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from workbench import terms
+from workbench import preflight, prices, terms
 from workbench.commands import settings, typed
 from workbench.config import Config, load_config
 from workbench.declaration import Task
@@ -18,15 +18,17 @@ def estimate(task: Task, config: Config, ask: int) -> None:
     from workbench.ledger import Ledger
     from workbench.stages import estimate as stage
 
+    preflight.settings(task, config)
+    preflight.names(config)
     rates = stage.GUESSED
     if ask:
         home = Path.cwd() / ".workbench"
         with RunLock(home), Ledger(home / "ledger.sqlite", run="estimate") as ledger:
             rates = stage.measured(task, config, ledger, ask)
-    print("\n".join(stage.told(stage.planned(task, config), config, rates)))
+    print("\n".join([*stage.told(stage.planned(task, config), config, rates), *prices.unknown(config)]))
 
 
-def teachers(task: Task, named: Sequence[str], rows: int, sets: Sequence[str]) -> None:
+def teachers(task: Task, named: Sequence[str], rows: int, sets: Sequence[str], file: Path | None = None) -> None:
     """Each teacher's figures on dev, and the one to take. One that fails is told and left out. Raises ConfigError where one is
     misspelled."""
     from workbench.ledger import Ledger
@@ -35,8 +37,13 @@ def teachers(task: Task, named: Sequence[str], rows: int, sets: Sequence[str]) -
     configs, found = [], []
     for each in dict.fromkeys(named):  # before the command is written down in the lock: an address may hold a password
         model, at, url = each.partition("@http")
+        if not at and "@" in each and not each.startswith("hf:") and not Path(each).exists():
+            name = each.partition("@")[0]  # what follows may hold a password
+            raise ConfigError(
+                f"--teacher {name}@...: the address behind the @ lacks https://", f"as in {name}@https://HOST/v1"
+            )
         more = [f"teacher.base_url=http{url}"] if at else []
-        configs.append((each, settings(task, "full", [*sets, *more], teacher=model)))
+        configs.append((each, settings(task, "", [*sets, *more], file=file, teacher=model, default="full")))
     home = Path.cwd() / ".workbench"
     with RunLock(home), Ledger(home / "ledger.sqlite", run="teachers") as ledger:
         for each, config in configs:
@@ -66,7 +73,10 @@ def tune_teacher(task: Task, config: Config, optimizer: str, calls: int, rows: i
 
 def licences(teacher: str, sets: list[str]) -> None:
     """The table of terms, or what it says of one teacher."""
-    sections = {"teacher": {"model": teacher}} if teacher else {}
-    asked = load_config("quick", None, tuple(sets), {}, **sections).teacher if teacher or sets else None
+    asked = (
+        load_config("quick", sets=tuple(sets), teacher={"model": teacher} if teacher else {}).teacher
+        if teacher or sets
+        else None
+    )
     for line in terms.described(Path.cwd(), asked):
         print(line)

@@ -75,7 +75,7 @@ async def _measured(task: Task, config: Config, ledger: Ledger, rows: int) -> Ra
     finally:
         await teacher.aclose()
     came = [(row, reply) for row, reply in zip(dev, replies, strict=True) if reply is not None]
-    answers(dev, replies)
+    answers(dev, replies, asker)
     lanes = min(len(came), asker.concurrency)
     reads = [(reply.usage.prompt_tokens, _chars([labeler.messages(row)])) for row, reply in came]
     writes: list[tuple[float, float]] = [(reply.usage.completion_tokens, len(reply.text)) for _, reply in came]

@@ -56,7 +56,7 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
         replies = await label_all(asker, Labeler(task, task.examples("seed"), mode, config.shots), dev, config)
     finally:
         await teacher.aclose()
-    answers(dev, replies)
+    answers(dev, replies, asker)
     texts = [reply.text if reply else "" for reply in replies]
     values = [parsed(task.output, text) for text in texts]
     right = [value is not None and task.output.same(value, row.target) for value, row in zip(values, dev, strict=True)]

@@ -95,7 +95,7 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
         labelers = [Labeler(context.task, context.examples("seed"), mode, context.config.shots) for mode in modes]
         found = await asyncio.gather(*(label_all(asker, labeler, dev, context.config) for labeler in labelers))
         for mode, replies in zip(modes, found, strict=True):
-            answered = answers(dev, replies)
+            answered = answers(dev, replies, asker)
             rows, texts = zip(*answered, strict=True)
             tables[mode] = score_replies(context.task.output, rows, texts)
             rights[mode] = [right(context.task.output, row, reply) for row, reply in zip(dev, replies, strict=True)]
@@ -105,13 +105,16 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
         await teacher.aclose()
 
 
-def answers(rows: Sequence[Example], replies: Sequence[Reply | None]) -> list[tuple[Example, str]]:
-    """The rows that were answered. Raises TeacherError where too many were not for a score to mean something."""
+def answers(rows: Sequence[Example], replies: Sequence[Reply | None], asker: Asker) -> list[tuple[Example, str]]:
+    """The rows that were answered. Raises TeacherError, with the asker's last failure, where too many were not for a score to
+    mean something."""
     found = [(row, reply.text) for row, reply in zip(rows, replies, strict=True) if reply is not None]
     if len(found) < ANSWERED * len(rows):
+        last = asker.last_failure
         raise TeacherError(
-            f"the teacher answered only {len(found)} of {len(rows)} dev rows",
-            "`.workbench/ledger.sqlite` holds the failures; the same command asks again for what is missing",
+            f"the teacher answered only {len(found)} of {len(rows)} dev rows{f'; the last failure: {last}' if last else ''}",
+            f"{f'{last.hint}; ' if last and last.hint else ''}`workbench ledger` tells the failures; the same command asks "
+            "again for what is missing",
             kind="refused",
             fatal=True,
         )

@@ -66,7 +66,7 @@ async def _tuned(
     finally:
         await teacher.aclose()
     for replies in found:
-        answers(dev, replies)
+        answers(dev, replies, scored)
     plain, program = ([right(task.output, row, reply) for row, reply in zip(dev, each, strict=True)] for each in found)
     scores = [score_replies(task.output, dev, [r.text if r else "" for r in each])["exact"] for each in found]
     return Tuned(scores[0], scores[1], mcnemar(plain, program), asker.spent.calls, file)
@@ -215,5 +215,6 @@ def told(found: Tuned, task: str) -> list[str]:
         f"exact match on dev: the plain block {score[0]}, the program {score[1]}",
         f"right alone: the plain block on {versus.only_a} rows, the program on {versus.only_b} (McNemar, p = {versus.p:.2f})",
         f"{found.calls} calls for {found.file}",
-        f"`workbench run {task} --set shots.program={found.file}` tries it beside the plain blocks and keeps what wins on dev",
+        f"`workbench run {task} --profile full --set shots.program={found.file}` tries it beside the plain blocks, and keeps "
+        "what wins on dev",
     ]

@@ -27,24 +27,27 @@ class Pair(Frozen):
 class TrainConfig(Frozen):
     """Options of one QLoRA run. The defaults are what worked for a 135M student on two cores."""
 
-    quantize_base: Literal["nf4", "bf16"] = "nf4"
-    r: int = Field(default=32, ge=1)
-    alpha: float = Field(default=64.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)  # on a CPU, drawing its masks is 30 % of a step
-    lr: float | None = Field(default=None, gt=0)  # at its peak; None: by the student's size (schedule.py)
-    epochs: float = Field(default=3.0, gt=0)
-    max_steps: int | None = Field(default=None, ge=1)
-    tokens_per_step: int = Field(default=1100, ge=1)  # without padding
-    balance: float = Field(default=1.0, ge=0, le=1)  # 0: each token of an answer counts alike; 1: each row
-    resplit: float | None = Field(default=None, ge=0, le=1)  # the share of rows whose rare words are in pieces, as if
-    # never met; None: none, and half of them for a student whose vocabulary was trimmed (cascade)
+    quantize_base: Literal["nf4", "bf16"] = "nf4"  # of the frozen weights
+    r: int = Field(default=32, ge=1)  # rank of the adapter
+    alpha: float = Field(default=64.0, gt=0)  # the adapter's weight is alpha / r
+    dropout: float = Field(default=0.0, ge=0, lt=1)  # of the adapter; on a CPU, drawing its masks is 30 % of a step
+    lr: float | None = Field(default=None, gt=0)  # learning rate at its peak; None: by the student's size (schedule.py)
+    epochs: float = Field(default=3.0, gt=0)  # over the shard, at most
+    max_steps: int | None = Field(default=None, ge=1)  # at most; none: any number
+    tokens_per_step: int = Field(default=1100, ge=1)  # of the rows, without padding
+    balance: float = Field(
+        default=1.0, ge=0, le=1
+    )  # what counts alike in the loss; 0: each token of an answer; 1: each row
+    resplit: float | None = Field(
+        default=None, ge=0, le=1
+    )  # share of rows whose rare words are in pieces, as if never met; None: none, half for a trimmed vocabulary (cascade)
     max_length: int = Field(default=1024, ge=8)  # tokens a row; longer rows are left out, counted and told
-    warmup: float = Field(default=0.06, ge=0, lt=1)  # share of the steps
-    weight_decay: float = Field(default=0.0, ge=0)
-    seed: int = 0
+    warmup: float = Field(default=0.06, ge=0, lt=1)  # share of the steps with a rising learning rate
+    weight_decay: float = Field(default=0.0, ge=0)  # of the optimizer
+    seed: int = 0  # of the rows' order and the adapter
     evals: int = Field(default=6, ge=1)  # looks at dev over the run, beside the one before the first step
     max_minutes: float | None = Field(default=None, gt=0)  # wall time, loading included
-    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two checkpoints
 
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd", "tvd"]
@@ -56,28 +59,33 @@ class DistilConfig(Frozen):
     """What a student learns from: the `method` (methods/). Where it learns a teacher's distributions, a divergence from those
     takes `weight` of the loss."""
 
-    method: str = "sft"
+    method: str = "sft"  # as `--method`
     # what a teacher thinks (kd, gkd, parent)
-    k: int = Field(default=50, ge=1, le=1000)  # its likeliest tokens at each place
-    rows: int = Field(default=0, ge=0)  # it reads at most so many of the shard, recombined ones last; 0: all
-    weight: float = Field(default=0.5, gt=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
-    divergence: Divergence | None = None  # None: the method's own
+    k: int = Field(default=50, ge=1, le=1000)  # of a teacher's likeliest tokens at each place
+    rows: int = Field(default=0, ge=0)  # a teacher reads at most so many of the shard, recombined ones last; 0: all
+    weight: float = Field(default=0.5, gt=0, le=1)  # of the divergence in the loss
+    temperature: float = Field(default=1.0, gt=0)  # of both distributions
+    divergence: Divergence | None = None  # of the two distributions; None: the method's own
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
     assistant: str = ""  # a model that learns the rows first, and then reads them in the teacher's place
     # a model with the student's tokens that reads along (parent)
-    parent: str = ""
-    hidden: Match | None = None  # its hidden states are matched too, block by block of `layers`
-    hidden_weight: float = Field(default=1.0, gt=0)
-    layers: tuple[tuple[int, int], ...] = Field(default=((-1, -1),), min_length=1)  # pairs of the student's and its
+    parent: str = ""  # named as a student is: a model with its tokens, which reads along
+    hidden: Match | None = None  # the parent's hidden states are matched too, block by block of `layers`
+    hidden_weight: float = Field(default=1.0, gt=0)  # of hidden states in the loss
+    layers: tuple[tuple[int, int], ...] = Field(
+        default=((-1, -1),), min_length=1
+    )  # pairs of the student's and the parent's
     # the file's rounding
-    grid: Grid = "Q4_0"  # Q8_0 where no other file is to be made, and none is named
-    last_mile: float | None = Field(default=None, ge=0, le=1)  # the share of the steps, the last ones, with rounded
-    # weights; None: the method's own
+    grid: Grid = (
+        "Q4_0"  # of the file whose rounding is learned; Q8_0 where no other file is to be made, and none is named
+    )
+    last_mile: float | None = Field(
+        default=None, ge=0, le=1
+    )  # share of the steps, the last ones, with rounded weights; None: the method's own
     # the student's own answers before a later round (gkd, dagger)
-    attempts: int = Field(default=1000, ge=1)  # to so many inputs
-    warmth: float = Field(default=0.7, ge=0, le=2)  # a temperature of sampling
-    fresh: float = Field(default=0.3, ge=0, lt=1)  # of that round's rows, at least this share is new or its own
+    attempts: int = Field(default=1000, ge=1)  # inputs that the student answers
+    warmth: float = Field(default=0.7, ge=0, le=2)  # the temperature of its answers
+    fresh: float = Field(default=0.3, ge=0, lt=1)  # of a later round's rows, at least this share is new or its own
 
 
 class Captured(NamedTuple):

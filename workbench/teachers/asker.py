@@ -122,6 +122,7 @@ class Asker:
         self._late: set[str] = set()
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failures_in_a_row = 0
+        self.last_failure: TeacherError | None = None
         self._dearest = (0, 0.0)  # tokens and money of one request, at most
         self._broken: TeacherError | None = None
         self._keeper = teacher.keeper or Recorder(ledger)
@@ -288,6 +289,7 @@ class Asker:
             raise
         except TeacherError as error:
             self.ledger.fail(key, self.teacher.model, request, error.kind, str(error))
+            self.last_failure = error
             self._failures_in_a_row += 1
             if error.fatal:
                 self._broken = error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from workbench import models
 from workbench.config import Runtime, TeacherConfig
-from workbench.errors import TeacherError
+from workbench.errors import ModelError, TeacherError
 from workbench.ledger import Ledger
 from workbench.machine import cores
 from workbench.teachers.api import OpenAITeacher, key_from
@@ -27,8 +27,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
     in batches (`teacher.batch`).
     """
     if config.base_url:
-        local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
-        key = os.environ.get(config.key_env) or "local" if local else key_from(config.key_env)
+        key = key_of(config)
         if ledger is not None and not config.batch:
             return PostedTeacher(config, runtime, ledger, model=known_as(config))
         api = OpenAITeacher(
@@ -58,6 +57,27 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
     )
 
 
+def key_of(config: TeacherConfig) -> str:
+    """Its API key; a server on this machine may need none. Raises TeacherError."""
+    local = any(host in config.base_url for host in ("127.0.0.1", "localhost", "[::1]"))
+    return os.environ.get(config.key_env) or "local" if local else key_from(config.key_env)
+
+
+def check_name(config: TeacherConfig) -> None:
+    """Whether a teacher that is to run here can be one; nothing is fetched. Raises ModelError and TeacherError, which tell how
+    others are named."""
+    if config.base_url or config.model.startswith("hf:") or config.model in models.CATALOGUE:
+        return
+    others = "for an API add --set teacher.base_url=URL, for a model of the hub write --teacher hf:owner/name"
+    try:
+        path = models.known(config.model)
+    except ModelError as error:
+        hint = error.hint.replace(" or an owner/name hub id", "")
+        raise ModelError(f"{error}, and no server is named", f"{hint}; {others}") from None
+    if path is None or path.suffix != ".gguf":
+        raise TeacherError(f"{config.model} is no GGUF file", others, kind="refused", fatal=True)
+
+
 def white_box(config: TeacherConfig) -> "TransformersTeacher | None":
     """The teacher in torch, which tells what it thinks of any token, whatever engine writes for it; None behind an API."""
     if config.base_url:
@@ -73,15 +93,9 @@ def white_box(config: TeacherConfig) -> "TransformersTeacher | None":
 
 def _gguf(config: TeacherConfig) -> tuple[Path, str, str]:
     """Its file, fetched if need be, its name in the ledger and its licence. Raises TeacherError, ModelError."""
+    check_name(config)
     known = models.CATALOGUE.get(config.model)
     path = models.path_or_name(config.model)
-    if path.suffix != ".gguf":
-        raise TeacherError(
-            f"{config.model} is no GGUF file",
-            "for a transformers model write --teacher hf:NAME, for an API set teacher.base_url",
-            kind="refused",
-            fatal=True,
-        )
     model = f"{config.model} {models.local_identity(config.model)}".strip()
     return path, model, config.licence or (known.licence if known else "unknown")
 
