@@ -42,3 +42,10 @@ def test_a_run_survives_a_server_that_does_everything_wrong(tmp_path: Path) -> N
     assert paid(tmp_path / "rough", tmp_path / "copy") == set(received) == wanted, "nothing is lost"
     assert sum(received.values()) == len(wanted) + failed, "asked again is what failed, and nothing else"
     assert shard(tmp_path / "rough") == shard(tmp_path / "smooth")
+
+
+def test_a_teacher_that_never_answers_ends_the_run(tmp_path: Path) -> None:
+    """It is no source without hope: what came would be a student of the seeds alone."""
+    write_task(tmp_path)
+    done = here(tmp_path, *sampling("http://127.0.0.1:9/v1", "runtime.attempts=1", "sample.hopeless_after=3"))
+    assert done.returncode == 1 and "requests, and none was answered" in done.stderr, done.stdout + done.stderr

@@ -84,7 +84,9 @@ def compare(
         try_method(task, one)
     trainings = "1 training" if len(configs) == 1 else f"{len(configs)} trainings"
     others = "; all others take as many steps as the first" if len(configs) > 1 else ""
-    print(f"{trainings}, {len(names)} x {seeds} (methods x seeds): {at_most(config)}{others}", flush=True)
+    print(
+        f"{trainings}, {len(names)} x {seeds} (methods x seeds): {at_most(_as_long(config, None))}{others}", flush=True
+    )
     if dry:
         commands.run(task, configs[0], until=label("export", configs[0].rounds.count), dry=True)
         return []

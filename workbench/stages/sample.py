@@ -254,6 +254,13 @@ class Loop:
                 if hopeless:
                     if self.pool.waited_for:  # at an API: into the ledger
                         await asyncio.gather(*ahead)
+                    if not self.judged:
+                        raise TeacherError(
+                            f"{self.given_up} requests, and none was answered",
+                            "`workbench ledger` tells the failures; the same command asks again",
+                            kind="network",
+                            fatal=True,
+                        )
                     if wishes.source != ATTEMPTED:
                         return hopeless
                     self.context.say(f"sample: {wishes.source}: {hopeless}; on to the task's own sources")
