@@ -3,10 +3,10 @@
     python benchmarks/peers.py [--candidates 3000] [--in-flight 64] [--latency 0.2] [--repeat 3] [--home FOLDER]
 
 Each peer lives in a virtual environment of its own under `--home`, made on first use. All ask the server of `throughput.py` the
-same chats, 64 at a time, and cache nothing of an earlier run. The workbench judges each candidate by four validators and keeps
-a ledger on the disk meanwhile; the peers generate alone, distilabel in batches of as many as are in flight, and curator counts
-words in the place of tokens. What is timed is from the first request that the server received to its last answer: start-up
-counts for nobody.
+same chats, 64 at a time, judge each answer by four validators, and cache nothing of an earlier run. The workbench keeps its
+ledger on the disk meanwhile. distilabel asks in batches of as many as are in flight and judges in a step of its own, curator in
+`parse`; curator counts words in the place of tokens. What is timed is from the first request that the server received to its
+last answer: start-up counts for nobody.
 """
 
 import argparse
@@ -54,40 +54,24 @@ from distilabel.models import OpenAILLM
 from distilabel.pipeline import Pipeline
 from distilabel.steps import LoadDataFromDicts, StepInput, step
 from distilabel.steps.tasks import TextGeneration
-from judges import equivalent, grounded, parses, schema
+from judges import JUDGES
 
 url, in_flight, texts = sys.argv[1], int(sys.argv[2]), json.load(open(sys.argv[3]))
 
 
-@step(inputs=["instruction", "generation"], outputs=["parses"])
-def Parses(rows: StepInput):
-    yield [row | {"parses": parses(row["instruction"], row["generation"])} for row in rows]
-
-
-@step(inputs=["instruction", "generation"], outputs=["schema"])
-def Schema(rows: StepInput):
-    yield [row | {"schema": schema(row["instruction"], row["generation"])} for row in rows]
-
-
-@step(inputs=["instruction", "generation"], outputs=["grounded"])
-def Grounded(rows: StepInput):
-    yield [row | {"grounded": grounded(row["instruction"], row["generation"])} for row in rows]
-
-
-@step(inputs=["instruction", "generation"], outputs=["equivalent"])
-def Equivalent(rows: StepInput):
-    yield [row | {"equivalent": equivalent(row["instruction"], row["generation"])} for row in rows]
+@step(inputs=["instruction", "generation"], outputs=["passed"])
+def Judged(rows: StepInput):  # all four in one: each step is a process
+    yield [row | {"passed": all(judge(row["instruction"], row["generation"]) for judge in JUDGES)} for row in rows]
 
 
 if __name__ == "__main__":
     with Pipeline("peer") as pipeline:
         load = LoadDataFromDicts(data=[{"instruction": text} for text in texts], batch_size=in_flight)
         llm = OpenAILLM(model="quick", base_url=url, api_key="none", generation_kwargs={"max_new_tokens": 64})
-        asked, of = TextGeneration(llm=llm, input_batch_size=in_flight), {"input_batch_size": in_flight}
-        load >> asked >> Parses(**of) >> Schema(**of) >> Grounded(**of) >> Equivalent(**of)
+        load >> TextGeneration(llm=llm, input_batch_size=in_flight) >> Judged(input_batch_size=in_flight)
     made = pipeline.run(use_cache=False)["default"]["train"]
     assert len(made) == len(texts)
-    assert all(row["parses"] and row["schema"] and row["grounded"] and row["equivalent"] for row in made)
+    assert all(row["passed"] for row in made)
 """
 CURATOR = """\
 import json, os, sys
