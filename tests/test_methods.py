@@ -227,6 +227,27 @@ def walk(folder: Path, method: str, student: Path, teacher: str, *more: str, unt
     return done.stdout
 
 
+def ended(folder: Path, method: str) -> None:
+    """Every way of learning ends in the same folder and report."""
+    latest = folder / "runs" / "talk" / "latest"
+    expert = {path.name for path in (latest / "expert").iterdir()}
+    assert expert == {"model.gguf", "grammar.gbnf", "schema.json", "Modelfile", "README.md"}
+    assert load_config(file=latest / "config.toml").distil.method == method
+    assert "<table" in (latest / "report.html").read_text() and (latest / "report.md").read_text().count("|") > 20
+    bill = here(folder, "audit", str(latest / "expert"))
+    assert bill.returncode == 0, bill.stderr
+    title = methods.named(method).of_round(read_lock(latest).kept).title
+    if title != methods.Sft.title:
+        assert title in (latest / "report.md").read_text() and title in bill.stdout
+
+
+@pytest.mark.parametrize("method", ["kd", "qat"])
+def test_a_method_of_one_round_ends_in_an_expert(smollm2_hf: Path, tiny: Path, project: Path, method: str) -> None:
+    (project / "talk.py").write_text(TASK.replace(', "inverse")', ")"))
+    walk(project, method, tiny, f"hf:{smollm2_hf}", until="")
+    ended(project, method)
+
+
 def stage(folder: Path, label: str) -> Path:
     lock = read_lock(max((folder / "runs" / "talk").glob("*Z-*")))
     entry = lock.exactly(label)
@@ -247,6 +268,8 @@ def test_a_teacher_reads_what_the_student_wrote(smollm2_hf: Path, tiny: Path, pr
     assert summary["aligned"] == 1.0 and summary["steps"] == 10, "half of them each"
     again = walk(project, "gkd", tiny, f"hf:{smollm2_hf}", until="train.2")
     assert ": runs" not in again
+    walk(project, "gkd", tiny, f"hf:{smollm2_hf}", until="")
+    ended(project, "gkd")
 
 
 @pytest.fixture
@@ -288,6 +311,8 @@ def test_what_passes_is_learned_and_the_teacher_is_asked_about_the_rest(
     assert (funnel["candidates"], funnel["own"], funnel["calls"]) == (5, 1, 4)
     rows = {row.source: row for row in read_jsonl(stage(project, "select.2") / "rows.jsonl", Row)}
     assert rows["student"].completion == "[]" and rows["student"].teacher.startswith("fake")
+    walk(project, "dagger", tiny, "fake", *sets, until="")
+    ended(project, "dagger")
 
 
 @pytest.mark.parametrize(("answer", "source"), [("[]", "student"), ("open maps", "attempted")])
