@@ -205,7 +205,7 @@ def test_an_estimate_knows_students_and_methods(project: Path) -> None:
             "6 trainings, 2 x 3 (methods x seeds): at most 7 minutes each, after at most ",
         ),
         ("compare --methods sft --seeds 1", "1 training, 1 x 1 (methods x seeds): at most 7 minutes each"),
-        ("compare --methods sft --set train.max_steps=9", "at most 9 steps or 7 minutes each"),
+        ("compare --methods sft --set train.max_steps=9", "at most 9 steps each"),
         ("cascade --sizes 30x1024,30x512", "3 trainings (the student and 2 pruned from it): at most 7 minutes each"),
     ],
 )

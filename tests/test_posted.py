@@ -78,11 +78,11 @@ def test_half_a_surrogate_pair_is_kept_as_what_can_be_written(server: TeacherSer
 
 def test_errors_come_as_they_are(server: TeacherServer, ledger: Ledger) -> None:
     teacher = made(server.base_url, ledger, timeout_s=1.0)
-    server.script = ["429", "401", "hang"]
+    server.script = ["429", "hang", "401"]
 
     async def use() -> None:
         for number, (kind, fatal, wait_s) in enumerate(
-            [("rate", False, 1.0), ("auth", True, 0.0), ("timeout", False, 0)]
+            [("rate", False, 1.0), ("timeout", False, 0), ("auth", True, 0.0), ("auth", True, 0.0)]
         ):
             with pytest.raises(TeacherError) as caught:
                 await teacher.complete(question(str(number)))
@@ -91,6 +91,7 @@ def test_errors_come_as_they_are(server: TeacherServer, ledger: Ledger) -> None:
 
     using(teacher, use)
     assert ledger.count() == 0
+    assert server.count == 3, "after what nothing can mend none is sent"
 
 
 def test_a_post_that_is_killed_is_told_and_started_anew(server: TeacherServer, ledger: Ledger) -> None:
