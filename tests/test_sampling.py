@@ -79,7 +79,7 @@ def test_a_broken_corpus_is_told_with_its_row(project: Path) -> None:
     path = project / "data" / "corpus.jsonl"
     task = registry.load(str(project / "talk.py"))
     path.write_text('{"input": {"text": "hm"}}\n{"input": {"text": ""}}\n')
-    with pytest.raises(DataError, match=r"corpus\.jsonl, row 2: text: String should have at least 1 character"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl, row 2: input.text: String should have at least 1 character"):
         task.corpus()
     assert "corpus.jsonl,row2" in "".join(here(project, "check", "talk.py").stdout.split())
     path.unlink()
