@@ -1,13 +1,16 @@
 """Shared: the real student, fetched and verified once into the cache, and unpacked once for the session; a server, a ledger."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from servers import TeacherServer
+from small import Told
 
 from workbench import models
+from workbench.cli import main
 from workbench.ledger import Ledger
 
 LONGEST_FIRST = ("test_end_to_end.py", "test_edge.py", "test_students.py", "test_kill.py")  # two workers end together
@@ -72,3 +75,23 @@ def server(tmp_path: Path) -> Iterator[TeacherServer]:
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Ledger(tmp_path / "ledger.sqlite", run="r") as opened:
         yield opened
+
+
+@pytest.fixture
+def fails(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Told:
+    """Runs the command line in this process (a fresh one each costs seconds) and gives its two lines: error and hint."""
+    monkeypatch.chdir(project)
+
+    def run(*arguments: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["workbench", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        err = capsys.readouterr().err
+        assert caught.value.code == 1, err
+        assert "Traceback" not in err
+        error, hint = (line for line in err.splitlines() if line)
+        assert error.startswith("error: ")
+        assert hint.startswith("next:  ")
+        return error.removeprefix("error: "), hint.removeprefix("next:  ")
+
+    return run

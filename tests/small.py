@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,6 +14,8 @@ from unittest import mock
 from workbench.cli import main
 from workbench.teachers.api import OpenAITeacher
 from workbench.types import Request
+
+Told = Callable[..., tuple[str, str]]  # a command line that fails: its error and its hint
 
 TASK = '''\
 from pydantic import BaseModel, Field

@@ -227,7 +227,8 @@ def compare(
     )
     names = [name for name in (part.strip() for part in methods.split(",")) if name]
     standings = comparison.compare(found, settings, names, seeds, Path.cwd(), dry=dry_run)
-    print("\n".join(comparison.told(found, standings) if standings else []))
+    if standings:  # of a dry run none
+        print("\n".join(comparison.told(found, standings)))
 
 
 @app.command()
@@ -250,7 +251,8 @@ def cascade(
         found, profile, set_ or [], file=config, teacher=teacher, student=student, default="full"
     )
     family = cascade.cascade(found, settings, cascade.sizes_of(sizes), Path.cwd(), dry=dry_run)
-    print("\n".join(cascade.told(found, family) if family else []))
+    if family:  # of a dry run none
+        print("\n".join(cascade.told(found, family)))
 
 
 @app.command("tune-teacher")

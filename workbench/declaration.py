@@ -29,6 +29,7 @@ from workbench.outputs import Output
 from workbench.types import Check, Example, Judged, Split
 
 Source = Literal["seed", "forward", "inverse", "recombine", "corpus"]
+ASKING: frozenset[Source] = frozenset({"forward", "inverse", "corpus"})  # of these, those that ask a teacher
 Percent = Annotated[float, lambda value: 0 <= value <= 100]
 
 

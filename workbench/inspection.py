@@ -10,9 +10,8 @@ from typing import NamedTuple
 from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.outputs import Calls
-from workbench.types import Example, Frozen, Outcome, Split
+from workbench.types import SPLITS, Example, Frozen, Outcome, Split
 
-SPLITS: tuple[Split, ...] = ("seed", "dev", "test")
 FEW = 50  # rows of a file, to start with
 
 

@@ -122,7 +122,8 @@ ATTEMPT = Stage(  # before the sampling of a later round, where the student answ
     "attempt", 2, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),
     before=("sample", "select", "export"),
 )  # fmt: skip
-READ = {  # of [distil], by stages that need not run again where the loss or the grid is another
+LOOKS_AT = {  # of [distil], those stages that need not run again where the loss or the grid is another
+    "assistant": ("assistant",),
     "attempt": ("method", "attempts", "warmth"),
     "capture": ("method", "k", "rows", "assistant"),
 }
@@ -208,12 +209,10 @@ def made_of(stage: Stage, code: str, config: Config, inputs: Mapping[str, Artifa
 
 def _slice(stage: Stage, config: Config, section: str) -> BaseModel:
     """What the stage looks at of a section: the whole, but for these."""
-    if section == "distil" and stage.name == "assistant":
-        return DistilConfig(assistant=config.distil.assistant)
     if section == "train" and stage.name == "assistant":  # whose words stay whole
         return config.train.model_copy(update={"resplit": None})
-    if section == "distil" and stage.name in READ:
-        return DistilConfig(**{name: getattr(config.distil, name) for name in READ[stage.name]})
+    if section == "distil" and stage.name in LOOKS_AT:
+        return DistilConfig(**{name: getattr(config.distil, name) for name in LOOKS_AT[stage.name]})
     if section == "pool" and stage.name != "capture":  # who asks nobody, and how much one counts who reads
         return config.pool.asked
     whole: BaseModel = getattr(config, section)

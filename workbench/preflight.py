@@ -1,12 +1,12 @@
 """What is looked at before a run begins, and in a dry run: data, models, files, keys. Nothing is fetched, loaded or asked."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from workbench import models, plan
-from workbench.config import Config
-from workbench.declaration import Task
+from workbench.config import Config, TeacherConfig
+from workbench.declaration import ASKING, Task
 from workbench.edge.quantizer import QUANTS
 from workbench.errors import ConfigError
 from workbench.ledger import Ledger
@@ -15,8 +15,6 @@ from workbench.stages.attempt import try_method
 from workbench.stages.context import Context
 from workbench.stages.launch import try_launch
 from workbench.teachers.build import check_name, key_of
-
-ASKING = {"inverse", "forward", "corpus"}  # sources that ask a teacher
 
 
 def settings(task: Task, config: Config) -> None:
@@ -40,8 +38,6 @@ def data(task: Task, config: Config) -> None:
     """Reads all rows, as the first stage does. Raises DataError."""
     with TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite") as ledger:
         examples.run(Context(task, config, {}, Path(folder), ledger, Path(folder), say=lambda text: None))
-    if "corpus" in task.sources:
-        task.corpus()
 
 
 def names(config: Config, until: str = "") -> None:
@@ -52,7 +48,7 @@ def names(config: Config, until: str = "") -> None:
     if "distil" in sections:
         for name in filter(None, (config.distil.parent, config.distil.assistant)):
             models.known(name)
-    for each in config.teachers if "pool" in sections else (config.teacher,) if "teacher" in sections else ():
+    for each in _asked(config, sections):
         check_name(each)
 
 
@@ -71,8 +67,14 @@ def needed(config: Config, until: str) -> list[str]:
     asked for anything."""
     sections = sections_until(until)
     named = [config.student.model] if "student" in sections else []
-    asked = config.teachers if "pool" in sections else (config.teacher,) if "teacher" in sections else ()
-    return named + [each.model for each in asked if not each.base_url and not each.model.startswith("hf:")]
+    return named + [
+        each.model for each in _asked(config, sections) if not each.base_url and not each.model.startswith("hf:")
+    ]
+
+
+def _asked(config: Config, sections: Set[str]) -> Sequence[TeacherConfig]:
+    """The teachers that stages which look at these sections may ask."""
+    return config.teachers if "pool" in sections else (config.teacher,) if "teacher" in sections else ()
 
 
 def sections_until(until: str) -> set[str]:

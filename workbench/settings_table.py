@@ -4,7 +4,6 @@
 """
 
 import ast
-import difflib
 import inspect
 import io
 import json
@@ -18,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from workbench.config import PROFILES, Config, Member, load_config
 from workbench.config_text import section_of
+from workbench.declared import nearest
 from workbench.errors import ConfigError
 
 HEAD = """\
@@ -38,8 +38,8 @@ def tables(section: str = "") -> str:
     if not name:
         return "\n\n".join([HEAD, *(_table(name, field) for name, field in sections.items())])
     if name not in sections:
-        near = difflib.get_close_matches(name, sections, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(name, sections)
+        hint = f"did you mean {near}? " if near else ""
         raise ConfigError(f"there is no section {name!r}", f"{hint}there are {', '.join(sections)}")
     return _table(name, sections[name])
 

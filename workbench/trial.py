@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from workbench.checked import Standing, standing, too_much
 from workbench.declaration import Probe, Task
 from workbench.errors import DataError
-from workbench.inspection import SPLITS, Problem, inspect, text_of, told
+from workbench.inspection import Problem, inspect, text_of, told
 from workbench.judge import judge_cheap, read
 from workbench.mutants import KINDS, Mutant, mutants
-from workbench.types import Example, Frozen, Outcome, Split, Verdict
+from workbench.types import SPLITS, Example, Frozen, Outcome, Split, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console

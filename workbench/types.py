@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 Split = Literal["seed", "dev", "test", "new"]
+SPLITS: tuple[Split, ...] = ("seed", "dev", "test")  # that people wrote
 Outcome = Literal["pass", "fail", "error"]
 Role = Literal["system", "user", "assistant"]
 

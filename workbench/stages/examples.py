@@ -4,9 +4,7 @@ from workbench.digest import digest
 from workbench.errors import DataError
 from workbench.outputs.base import fold
 from workbench.stages.context import Context, write_jsonl
-from workbench.types import Example, Split
-
-SPLITS: tuple[Split, ...] = ("seed", "dev", "test")
+from workbench.types import SPLITS, Example
 
 
 def run(context: Context) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from workbench.declaration import Task
+from workbench.declaration import ASKING, Task
 from workbench.errors import ConfigError, TeacherError
 from workbench.judge import bench_for
 from workbench.machine import cores
@@ -44,7 +44,7 @@ def run(context: Context) -> None:
     with jsonl(context.out / "candidates.jsonl") as write:
         earlier, asked = _earlier(context, write, leaks)
         own, first = _attempts(context, write, leaks)
-        if {"inverse", "forward", "corpus"} & set(context.task.sources):
+        if ASKING & set(context.task.sources):
             funnel = asyncio.run(_sample(context, write, leaks, asked | own, first))
     if own:
         funnel |= {"own": len(own)} | {name: len(own) + funnel.get(name, 0) for name in ("candidates", "passed")}

@@ -28,6 +28,8 @@ from workbench.teachers.posted import LINE_BYTES
 from workbench.teachers.recorder import Recorder
 from workbench.types import Request
 
+PAUSE_S = 0.5  # at least, after a 429: what waits here does not run into a server that has just had too much
+
 
 async def serve() -> None:
     asked = asyncio.StreamReader(limit=LINE_BYTES)
@@ -52,9 +54,6 @@ async def serve() -> None:
         desk.closed = True
         await asyncio.gather(*under_way, return_exceptions=True)
         await teacher.aclose()
-
-
-PAUSE_S = 0.5  # at least, after a 429: what waits here does not run into a server that has just had too much
 
 
 class Desk:
