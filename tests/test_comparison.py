@@ -1,5 +1,6 @@
 """Ways of learning side by side: what the table says, and the walk on real models, as small as they come."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,50 +9,78 @@ from small import TASK, here, write_task
 from workbench import registry
 from workbench.comparison import Standing, Trained, _as_long, _standing, recommended, told
 from workbench.config import load_config
-from workbench.scoring import Score, permutation
+from workbench.scoring import Score, permutation, plainly_better
 
 
-def trained(method: str, seed: int, dev: float, right: str) -> Trained:
+def trained(method: str, seed: int, dev: str, right: str, file: str = "Q8_0", size: int = 145_000_000) -> Trained:
     return Trained(
-        method=method, seed=seed, dev=dev, unquantized=dev, file="Q8_0", rounds=1, steps=10, made=10, seconds=60.0,
-        right=tuple(mark == "x" for mark in right),
+        method=method, seed=seed, dev=marks(dev), unquantized=50, file=file, size_bytes=size, rounds=1, steps=10, made=10,
+        seconds=60.0, right=marks(right),
     )  # fmt: skip
 
 
+def marks(text: str) -> tuple[bool, ...]:
+    return tuple(mark == "x" for mark in text)
+
+
 FOUND = [
-    trained("sft", 0, 40, "xx--------"), trained("kd", 0, 60, "xxxxxxxx--"),
-    trained("sft", 1, 50, "x-x-------"), trained("kd", 1, 50, "xxxxxxxxx-"),
+    trained("sft", 0, "x-x-------", "xx--------"), trained("kd", 0, "xxxxxx----", "xxxxxxxx--"),
+    trained("sft", 1, "xxxxx-----", "x-x-------"), trained("kd", 1, "xxxxx-----", "xxxxxxxxx-", "Q4_0", 92_000_000),
 ]  # fmt: skip
 
 
 def test_a_method_stands_by_its_mean_over_seeds(tmp_path: Path) -> None:
     sft, kd = (_standing(FOUND, method, "sft") for method in ("sft", "kd"))
-    assert (sft.dev, sft.exact.value, sft.each, sft.difference, sft.against) == (45, 20, (20, 20), 0, 1)
-    assert (kd.dev, kd.exact.value, kd.each, round(kd.difference, 9)) == (55, 85, (80, 90), 65)
+    assert (sft.dev_exact, sft.exact.value, sft.each, sft.difference, sft.against) == (35, 20, (20, 20), 0, 1)
+    assert (round(kd.dev_exact, 9), kd.exact.value, kd.each, round(kd.difference, 9)) == (55, 85, (80, 90), 65)
+    assert sft.dev == (1, 0.5, 1, 0.5, 0.5, 0, 0, 0, 0, 0)
     assert kd.against == permutation([1, 1, 1, 1, 1, 1, 1, 1, 0.5, 0], [1, 0.5, 0.5, 0, 0, 0, 0, 0, 0, 0]) < 0.02
     task = registry.load(str(write_task(tmp_path)))
     table = "\n".join(told(task, [sft, kd]))
-    assert "| kd | 55.0 | 55.0 | 85.0 (" in table and "| 80.0, 90.0 | 1, 1 | +65.0 |" in table
-    assert recommended([sft, kd]).startswith("Take kd: 55.0 on dev, sft 45.0.")
-    assert "shows it" in recommended([sft, kd])
+    assert "| sft | Q8_0 | 145 | 35.0 | 50.0 | 20.0 (" in table
+    assert "| kd | Q8_0, Q4_0 | 118 | 55.0 | 50.0 | 85.0 (" in table and "| 80.0, 90.0 | 1, 1 | +65.0 |" in table
+    assert recommended([sft, kd]).startswith(
+        "Take kd: 55.0 on dev in 118 MB. Against sft on test: +65.0 points; the paired test shows"
+    )
 
 
 @pytest.mark.parametrize(
-    ("dev", "difference", "p", "said"),
+    ("sft", "kd", "said"),
     [
-        (44.0, 9.0, 0.01, "Take sft: nothing is better on dev (45.0)."),
-        (46.0, 9.0, 0.3, "does not show a difference"),
-        (46.0, -9.0, 0.01, "does not show a difference"),
+        # nine rows gained and none lost are three standard errors, five and four less than one
+        (("-" * 10, 92), ("x" * 9 + "-", 145), "Take kd: 90.0 on dev in 145 MB. Against sft on test: -1.0 points; the paired"),
+        (("----xxxx--", 145), ("xxxxx-----", 145), "Take sft: 40.0 on dev in 145 MB. kd has 50.0 in 145 MB, which is not"),
+        (("----xxxx--", 145), ("xxxxx-----", 92), "Take kd: 50.0 on dev in 92 MB. Against sft"),
+        (("xxxxx-----", 145), ("----xxxx--", 92), "Take kd: 40.0 on dev in 92 MB. sft has 50.0 in 145 MB, which is not"),
+        (("xxxxx-----", 92), ("----xxxx--", 92), "Take sft: 50.0 on dev in 92 MB."),
     ],
-)
-def test_what_is_taken_is_chosen_on_dev(dev: float, difference: float, p: float, said: str) -> None:
-    def standing(method: str, dev: float, difference: float, p: float) -> Standing:
+)  # fmt: skip
+def test_of_methods_as_good_on_dev_the_smallest_file_is_taken(
+    sft: tuple[str, int], kd: tuple[str, int], said: str
+) -> None:
+    def standing(method: str, dev: str, megabytes: int) -> Standing:
         return Standing(
-            method=method, dev=dev, unquantized=dev, exact=Score(50, 40, 60), each=(50.0,), rounds=(1,), difference=difference,
-            against=p, steps=1, seconds=1,
+            method=method, dev=tuple(map(float, marks(dev))), files=("Q8_0",), megabytes=megabytes, unquantized=50,
+            exact=Score(50, 40, 60), each=(50.0,), rounds=(1,), difference=-1.0, against=0.3, steps=1, seconds=1,
         )  # fmt: skip
 
-    assert said in recommended([standing("sft", 45, 0, 1), standing("kd", dev, difference, p)])
+    told = recommended([standing("sft", *sft), standing("kd", *kd)])
+    assert told.startswith(said) and ("Against sft" in told) == told.startswith("Take kd")
+    assert ("does not show a difference (p = 0.300)" in told) == told.startswith("Take kd")
+
+
+def test_plainly_better_is_more_than_one_standard_error() -> None:
+    for gained, lost, plainly in (
+        (1, 0, False),
+        (2, 0, True),
+        (3, 1, False),
+        (4, 1, True),
+        (0, 3, False),
+        (0, 0, False),
+    ):
+        a, b = [True] * gained + [False] * lost, [False] * gained + [True] * lost
+        assert plainly_better(a, b) == plainly, (gained, lost)
+    assert plainly_better([1, 0.5, 0.5, 1], [0.5, 0, 0, 0.5]) and not plainly_better([0.5, 0.5], [0, 1])
 
 
 def test_the_randomization_test() -> None:
@@ -80,7 +109,7 @@ def test_the_walk(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     done = here(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| sft | 0.0 | 0.0 | 0.0 (" in done.stdout and "| kd | 0.0 |" in done.stdout
+    assert re.search(r"\| sft \| Q8_0 \| \d+ \| 0.0 \| 0.0 \| 0.0 \(", done.stdout) and "| kd | Q8_0 | " in done.stdout
     assert done.stdout.count("capture: runs") == 1 and done.stdout.count("train: runs") == 2
     assert done.stdout.count("select: runs") == 1, "the rows are the same"
     written = (tmp_path / "compare" / "talk.md").read_text()

@@ -18,7 +18,7 @@ from workbench.declaration import Task
 from workbench.errors import ConfigError
 from workbench.plan import label
 from workbench.runs import Lock, read_lock
-from workbench.scoring import Score, permutation, ratio
+from workbench.scoring import Score, permutation, plainly_better, ratio
 from workbench.stages.attempt import try_method
 from workbench.stages.context import read_json
 from workbench.stages.exam import STUDENT_CONTEXT
@@ -29,15 +29,16 @@ FOLDER = "compare"
 
 
 class Trained(Frozen):
-    """One method with one seed. `dev` and `unquantized` are exact match on dev, of the file that ships and before it was
-    quantized, in percent; `right` is row by row on test. `rounds`, `steps` and `seconds` are those that the file rests on;
-    `made` are the steps of all rounds."""
+    """One method with one seed. `dev` and `right` are what the file that ships gets right, row by row, on dev and on test;
+    `unquantized` is exact match on dev before it was quantized, in percent. `rounds`, `steps` and `seconds` are those that the
+    file rests on; `made` are the steps of all rounds."""
 
     method: str
     seed: int
-    dev: float
+    dev: tuple[bool, ...]
     unquantized: float
     file: str
+    size_bytes: int
     rounds: int
     steps: int
     made: int
@@ -57,10 +58,13 @@ class Shipped(NamedTuple):
 
 
 class Standing(Frozen):
-    """A method over its seeds. `against` is the p value of its paired difference from the first method on test."""
+    """A method over its seeds. `dev` is of each dev row the share of seeds that got it right; `files` are what ships, by seed;
+    `against` is the p value of its paired difference from the first method on test."""
 
     method: str
-    dev: float
+    dev: tuple[float, ...]
+    files: tuple[str, ...]
+    megabytes: int
     unquantized: float
     exact: Score
     each: tuple[float, ...]
@@ -69,6 +73,11 @@ class Standing(Frozen):
     against: float
     steps: int
     seconds: float
+
+    @property
+    def dev_exact(self) -> float:
+        """In percent."""
+        return 100 * fmean(self.dev)
 
 
 def compare(
@@ -143,9 +152,10 @@ def _trained(task: Task, config: Config) -> Trained:
     return Trained(
         method=method,
         seed=seed,
-        dev=shipped.dev,
+        dev=tuple(row.id not in shipped.wrong for row in task.examples("dev")),
         unquantized=shipped.unquantized,
         file=shipped.file.stem,
+        size_bytes=shipped.file.stat().st_size,
         rounds=shipped.lock.kept,
         steps=sum(summary["steps"] for summary in summaries),
         made=sum(summary["steps"] for summary in every),
@@ -185,14 +195,17 @@ def right_on_test(task: Task, config: Config, file: Path) -> list[bool]:
 
 def _standing(found: Sequence[Trained], method: str, first: str) -> Standing:
     mine = [one for one in found if one.method == method]
-    own, others = _by_row(mine), _by_row([one for one in found if one.method == first])
+    own = _by_row([one.right for one in mine])
+    others = _by_row([one.right for one in found if one.method == first])
 
     def mean(of: Callable[[Trained], float]) -> float:
         return fmean(map(of, mine))
 
     return Standing(
         method=method,
-        dev=mean(lambda one: one.dev),
+        dev=tuple(_by_row([one.dev for one in mine])),
+        files=tuple(one.file for one in mine),
+        megabytes=round(mean(lambda one: one.size_bytes) / 1e6),
         unquantized=mean(lambda one: one.unquantized),
         exact=ratio([(share, 1.0) for share in own]),
         each=tuple(100 * fmean(one.right) for one in mine),
@@ -204,21 +217,25 @@ def _standing(found: Sequence[Trained], method: str, first: str) -> Standing:
     )
 
 
-def _by_row(runs: Sequence[Trained]) -> list[float]:
-    """Of each test row, the share of seeds that got it right."""
-    return [fmean(rights) for rights in zip(*(one.right for one in runs), strict=True)]
+def _by_row(seeds: Sequence[Sequence[bool]]) -> list[float]:
+    """Of each row, the share of seeds that got it right."""
+    return [fmean(rights) for rights in zip(*seeds, strict=True)]
 
 
 def recommended(standings: Sequence[Standing]) -> str:
-    """The method to take, and why."""
-    first, best = standings[0], max(standings, key=lambda one: one.dev)
-    if best is first:
-        return f"Take {first.method}: nothing is better on dev ({first.dev:.1f})."
-    holds = "shows it" if best.against < 0.05 and best.difference > 0 else "does not show a difference"
-    return (
-        f"Take {best.method}: {best.dev:.1f} on dev, {first.method} {first.dev:.1f}. On test the difference is "
-        f"{best.difference:+.1f} points; the paired test {holds} (p = {best.against:.3f})."
-    )
+    """The method to take, and why: of those that the best one on dev is not plainly better than, the one whose file is the
+    smallest; of as small ones the one that was named first."""
+    first, best = standings[0], max(standings, key=lambda one: one.dev_exact)
+    near = [one for one in standings if not plainly_better(best.dev, one.dev)]
+    taken = min(near, key=lambda one: one.megabytes)
+    why = f"Take {taken.method}: {taken.dev_exact:.1f} on dev in {taken.megabytes} MB."
+    if taken is not best:
+        why += f" {best.method} has {best.dev_exact:.1f} in {best.megabytes} MB, which is not plainly better."
+    if taken is first:
+        return why
+    shows = "shows a difference" if taken.against < 0.05 else "does not show a difference"
+    on_test = f"Against {first.method} on test: {taken.difference:+.1f} points"
+    return f"{why} {on_test}; the paired test {shows} (p = {taken.against:.3f})."
 
 
 def told(task: Task, standings: Sequence[Standing]) -> list[str]:
@@ -230,17 +247,17 @@ def told(task: Task, standings: Sequence[Standing]) -> list[str]:
         f"The same budget of teacher calls and steps of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of "
         "the file that ships, in percent, with 95 % bootstrap intervals over the test rows; rounds are those it rests on.",
         "",
-        "| method | dev | dev, unquantized | test | each seed | rounds | difference | p | steps | minutes |",
-        "|---|---:|---:|---:|---|---|---:|---:|---:|---:|",
+        "| method | ships | MB | dev | dev, unquantized | test | each seed | rounds | difference | p | steps | minutes |",
+        "|---|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|",
     ]
     for one in standings:
         each = ", ".join(f"{value:.1f}" for value in one.each)
-        rounds = ", ".join(map(str, one.rounds))
+        rounds, files = ", ".join(map(str, one.rounds)), ", ".join(dict.fromkeys(one.files))
         test = f"{one.exact.value:.1f} ({one.exact.low:.1f} to {one.exact.high:.1f})"
         paired = f"{one.difference:+.1f} | {one.against:.3f}" if one is not standings[0] else "– | –"
         lines.append(
-            f"| {one.method} | {one.dev:.1f} | {one.unquantized:.1f} | {test} | {each} | {rounds} | {paired} | {one.steps:,} | "
-            f"{one.seconds / 60:.1f} |"
+            f"| {one.method} | {files} | {one.megabytes} | {one.dev_exact:.1f} | {one.unquantized:.1f} | {test} | {each} | "
+            f"{rounds} | {paired} | {one.steps:,} | {one.seconds / 60:.1f} |"
         )
     return [*lines, "", recommended(standings), "", f"![{task.name}]({task.name}.svg)"]
 

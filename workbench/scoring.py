@@ -67,6 +67,13 @@ def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> Paired:
     return Paired(both, only_a, only_b, len(pairs) - n - both, min(1.0, 2 * tail))
 
 
+def plainly_better(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether a's sum over the rows is higher by more than one standard error of their paired difference: less is chance.
+    Raises ValueError on unequal lengths."""
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    return sum(differences) > math.sqrt(sum(each * each for each in differences))
+
+
 def wilson(count: int, total: int) -> Score:
     """A share in percent with Wilson's 95 % interval (1927), which holds near 0 and 100 too. Of no rows all is possible."""
     if not total:

@@ -13,7 +13,7 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.judge import judge_cheap
 from workbench.ledger import Ledger
-from workbench.scoring import Score
+from workbench.scoring import Score, plainly_better
 from workbench.stages.shots import answers, asker_for, label_all, parsed, score_replies
 from workbench.teachers.build import build_teacher, known_as
 from workbench.teachers.prompts import Labeler
@@ -84,27 +84,20 @@ async def _tried(task: Task, config: Config, ledger: Ledger, rows: int) -> Tried
 
 
 def recommended(found: Sequence[Tried], floor: float) -> tuple[Tried | None, str]:
-    """The cheapest teacher that is not plainly worse than the best one, and why; None where all are below the task's floor.
+    """The cheapest teacher that the best one is not plainly better than, and why; None where all are below the task's floor.
 
-    Cheapest by money, then by time; what runs here costs no money. Plainly: by more than one standard error of the paired
-    difference.
+    Cheapest by money, then by time; what runs here costs no money.
     """
     able = [item for item in found if item.exact.value >= floor]
     if not able:
         return None, f"none reaches the task's floor of {floor:g} exact: take a larger teacher, or better seeds"
     best = max(able, key=lambda item: item.exact.value)
-    near = [item for item in able if not _plainly_worse(item, best)]
+    near = [item for item in able if not plainly_better(best.right, item.right)]
     chosen = min(near, key=lambda item: (item.money, item.seconds))
     if chosen is best:
         return best, f"{best.teacher} is the best" + (", and none as good is cheaper" if len(near) > 1 else "")
     gain = "cheaper" if chosen.money < best.money else "faster"
     return chosen, f"{chosen.teacher} is {gain} than {best.teacher}, and not plainly worse"
-
-
-def _plainly_worse(item: Tried, best: Tried) -> bool:
-    pairs = list(zip(item.right, best.right, strict=True))
-    gained, lost = sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
-    return lost - gained > math.sqrt(gained + lost)
 
 
 def told(found: Sequence[Tried]) -> list[str]:

@@ -9,14 +9,13 @@ answers sixty requests of a shared one in a minute.
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from workbench.config import Config
 from workbench.errors import TeacherError
 from workbench.ledger import Ledger
 from workbench.outputs import Output, ParseError
-from workbench.scoring import Table, table_of
+from workbench.scoring import Table, plainly_better, table_of
 from workbench.stages.context import Context, write_json
 from workbench.teachers.asker import RETRIED, Asker, Limits, Spent
 from workbench.teachers.base import Teacher
@@ -76,9 +75,7 @@ def kept(rights: Mapping[str, Sequence[bool]]) -> str:
     """The mode to keep, of rows right by mode, the mode first that stays unless another is plainly better."""
     stays, *others = rights
     for mode in others:
-        pairs = list(zip(rights[mode], rights[stays], strict=True))
-        gained, lost = sum(new and not old for new, old in pairs), sum(old and not new for new, old in pairs)
-        if gained - lost > math.sqrt(gained + lost):
+        if plainly_better(rights[mode], rights[stays]):
             stays = mode
     return stays
 
