@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from workbench import methods
 from workbench.config import Config
 from workbench.declaration import Task
 from workbench.ledger import Ledger
@@ -93,8 +94,12 @@ def planned(task: Task, config: Config) -> list[Step]:
     """An upper bound: retries apart, nothing in the ledger counted off."""
     seeds, dev, test = task.examples("seed"), task.examples("dev")[:10], task.examples("test")
     sample, sources = config.sample, set(task.sources)
-    inverse, forward = (sample.inverse if "inverse" in sources else 0, sample.forward if "forward" in sources else 0)
+    rounds = config.rounds.count  # each with inputs of its own; values, answers and the corpus are asked about once
+    inverse = rounds * sample.inverse if "inverse" in sources else 0
+    forward = rounds * sample.forward if "forward" in sources else 0
     corpus = len(task.corpus()) if "corpus" in sources else 0
+    failing = methods.named(config.distil.method).attempts == "unanswered" and not corpus
+    attempted = min((rounds - 1) * config.distil.attempts, inverse) if failing else 0  # what the student may fail at
     modes = tried(config)
     labelers = [Labeler(task, seeds, mode, config.shots) for mode in modes]
     label = max(_chars([labeler.messages(row) for row in dev]) for labeler in labelers)
@@ -108,16 +113,17 @@ def planned(task: Task, config: Config) -> list[Step]:
     written = (
         sample.answers_per_group if inverse and any(holds_free_text(task.output, seed.target) for seed in seeds) else 0
     )
-    rounds = -(-sample.values_per_slot // VALUES_A_CALL) if inverse else 0
+    lists = -(-sample.values_per_slot // VALUES_A_CALL) if inverse else 0
     looks = sum(getattr(validator, "votes", 1) for validator in task.dear)
     voters = sum(member.votes for member in config.pool.teachers)  # `teacher` too, where who answers is another
-    judged = (inverse + forward + corpus) * sample.candidates
+    answered = (forward + corpus + attempted) * sample.candidates
+    judged = inverse * sample.candidates + answered
     return [
         Step("choose the shots", len(modes) * config.shots.rows if len(modes) > 1 or task.floor else 0, label, answer),
-        Step("write values", len(slots) * rounds, more, VALUES_A_CALL * VALUE_CHARS),
+        Step("write values", len(slots) * lists, more, VALUES_A_CALL * VALUE_CHARS),
         Step("write answers", len(answerer.groups) * -(-written // ANSWERS_A_CALL), new, ANSWERS_A_CALL * answer),
         Step("write inputs", inverse * sample.candidates + forward, write, answer),
-        Step("answer inputs", (forward + corpus) * sample.candidates, label, answer),
+        Step("answer inputs", answered, label, answer),
         Step("second looks", judged * looks, label, answer),
         Step("votes", judged * voters, label, answer),
         Step("teacher on test", min(config.evaluate.rows or len(test), len(test)), label, answer),
