@@ -1,10 +1,12 @@
-"""What processes leave behind on the disk."""
+"""What the processor can do, and what processes leave behind on the disk."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-from workbench.machine import temporary_folder
+import pytest
+
+from workbench.machine import multiplies_bf16, temporary_folder
 
 LIVES = """
 import pathlib, sys, workbench.machine as m
@@ -42,3 +44,19 @@ def test_a_folder_that_was_moved_stays(tmp_path: Path) -> None:
         made.replace(tmp_path / "kept")
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept" / "weights").read_text() == "w"
+
+
+@pytest.mark.parametrize(
+    ("flags", "able"),
+    [
+        ("fma avx avx2", False),
+        ("avx2 avx512f avx512bw", False),
+        ("avx512f avx512_bf16", True),
+        ("amx_bf16 amx_tile", True),
+    ],
+)
+def test_a_processor_that_multiplies_in_bf16_says_so(tmp_path: Path, flags: str, able: bool) -> None:
+    told = tmp_path / "cpuinfo"
+    assert not multiplies_bf16(told), "no Linux"
+    told.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n\nprocessor\t: 1\n")
+    assert multiplies_bf16(told) == able

@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 
 from workbench.errors import StudentError
-from workbench.students import qlora
+from workbench.students import load, qlora
 from workbench.students.batches import IGNORE, batches, by_length, collate, encode, plan
 from workbench.students.load import load_model, load_tokenizer, prepare_base
 from workbench.students.losses import dev_score
@@ -322,6 +322,22 @@ def test_scoring_leaves_the_packed_weights_trainable(tiny: Path) -> None:
     dev_score(model.train(), rows, pad=tokenizer.pad_token_id, tokens=500)
     assert model.training and torch.equal(weight.data, before)
     assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
+
+
+def test_a_processor_without_bf16_trains_in_fp32(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emulated, a step takes 26 times as long."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    losses = {}
+    for able, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(load, "multiplies_bf16", lambda able=able: able)
+        assert load_model(tiny).dtype == load.compute_dtype() == dtype
+        packed = load_model(tiny, nf4=True).model.layers[0].mlp.up_proj
+        assert packed.compute_dtype == dtype
+        told: list[Progress] = []
+        train(tiny, ROWS[:8], ROWS[:4], QUICK, tmp_path / str(able), told.append)
+        losses[dtype] = [each.dev_loss for each in told if each.dev_loss is not None]
+    assert len(losses[torch.float32]) > 1
+    assert losses[torch.float32] == pytest.approx(losses[torch.bfloat16], rel=0.02)
 
 
 def test_dev_exact_is_what_generate_gives(tiny: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.edge.gguf_file import open_gguf, value
 from workbench.errors import EdgeError
+from workbench.machine import multiplies_bf16
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,8 @@ def importance(model_dir: Path, gguf: Path, texts: Sequence[str], out: Path, *, 
         raise EdgeError("an importance matrix needs texts and got none", "pass the rendered rows of the shard")
     widths = _widths(gguf)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if multiplies_bf16() else torch.float32
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(model_dir, dtype=dtype)
     model.train(False)
     names = _tensor_names(gguf, [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)], widths)
     sums = {name: np.zeros(widths[name], np.float64) for name in names.values()}

@@ -8,7 +8,7 @@ from workbench import models
 from workbench.config import Runtime, TeacherConfig
 from workbench.errors import ModelError, TeacherError
 from workbench.ledger import Ledger
-from workbench.machine import cores
+from workbench.machine import cores, multiplies_bf16
 from workbench.teachers.api import OpenAITeacher, key_from
 from workbench.teachers.base import Teacher
 from workbench.teachers.batched import BatchTeacher
@@ -103,11 +103,3 @@ def _gguf(config: TeacherConfig) -> tuple[Path, str, str]:
 def known_as(config: TeacherConfig) -> str:
     """The teacher's name in the ledger; there, a GGUF's has more behind it after a space: which file, which engine."""
     return f"{config.model}@{config.base_url}" if config.base_url else config.model.removeprefix("hf:")
-
-
-def multiplies_bf16() -> bool:
-    """Whether this CPU multiplies in bf16 (AMX, or AVX-512's own instruction): torch then answers batches several times as fast
-    as llama.cpp, whose prebuilt library has no use for either. Linux alone tells."""
-    file = Path("/proc/cpuinfo")
-    flags = file.read_text(encoding="utf-8", errors="replace").split() if file.is_file() else []
-    return "amx_bf16" in flags or "avx512_bf16" in flags
