@@ -7,7 +7,7 @@ from small import opening, write_task
 
 from workbench import registry
 from workbench.declaration import Task
-from workbench.report.build import _leaks
+from workbench.report.build import _alike, _leaks
 from workbench.stages.context import write_json, write_jsonl
 from workbench.stages.evaluate import Given
 
@@ -52,3 +52,9 @@ def test_where_all_were_met_there_is_no_score(task: Task, tmp_path: Path) -> Non
     met = {row.id: ["letters"] for row in task.examples("test")[:2]}
     told = _leaks(task, RESULTS, artifacts(task, tmp_path, met, 2))
     assert told == "Rows too like each of the 2 test rows were offered for training and kept out."
+
+
+def test_a_file_that_gives_one_answer_to_all_is_told() -> None:
+    assert _alike(["[]"] * 30) == ("The shipped file answers [] to all 30 test rows: it has to be trained for longer.",)
+    assert f"answers {'x' * 80}… to all" in _alike(["x" * 81] * 2)[0]
+    assert not _alike(["[]", "[]", "{}"]) and not _alike(["[]"])

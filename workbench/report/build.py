@@ -2,6 +2,7 @@
 
 import platform
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +30,7 @@ from workbench.types import Example, Judgement, Row
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "xllamacpp", "cyllama", "dspy", "openai")
 MISTAKES = 12
 CASES = 3
+ALIKE_CHARS = 80
 
 
 def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Report:
@@ -85,7 +87,10 @@ def build_report(task: Task, config: Config, lock: Lock, folder: Path) -> m.Repo
             )
             for name, count in Counter(row.source for row in rows).items()
         ),
-        caveats=_caveats(config, results, funnel, sum(e.split == "test" for e in _examples(art))),
+        caveats=(
+            *_alike([texts[results["chosen"]] for _, texts in _given(art)]),
+            *_caveats(config, results, funnel, sum(e.split == "test" for e in _examples(art))),
+        ),
         expert=m.Expert(path=str(folder / "expert"), grammar="grammar.gbnf", prompt=rows[0].prompt),
     )
 
@@ -332,6 +337,14 @@ def _right(task: Task, text: str | None, example: Example) -> bool:
 
 def _examples(art: dict[str, Path]) -> list[Example]:
     return list(read_jsonl(art["examples"] / "examples.jsonl", Example))
+
+
+def _alike(answers: Sequence[str]) -> tuple[str, ...]:
+    """What is to be said of a file that gives one answer to all."""
+    if len(answers) < 2 or len(set(answers)) > 1:
+        return ()
+    text = answers[0] if len(answers[0]) <= ALIKE_CHARS else f"{answers[0][:ALIKE_CHARS]}…"
+    return (f"The shipped file answers {text} to all {len(answers)} test rows: it has to be trained for longer.",)
 
 
 def _caveats(config: Config, results: dict[str, Any], funnel: dict[str, Any], tests: int) -> tuple[str, ...]:
