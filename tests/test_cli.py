@@ -165,17 +165,8 @@ def test_an_estimate_is_an_upper_bound_and_asks_nothing(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     inputs = next(line.split() for line in done.stdout.splitlines() if line.startswith("write inputs"))
     assert inputs[2] == "60" and "at most" in done.stdout
-    more = here(
-        project,
-        "estimate",
-        "talk.py",
-        "--method",
-        "dagger",
-        "--set",
-        "sample.inverse=60",
-        "--set",
-        "distil.attempts=30",
-    )
+    sets = ("--set", "sample.inverse=60", "--set", "distil.attempts=30")
+    more = here(project, "estimate", "talk.py", "--method", "dagger", *sets)
     steps = {line[:18].strip(): line[18:].split() for line in more.stdout.splitlines()}
     assert steps["write inputs"][0] == "120", "each of two rounds writes its own"
     assert steps["answer inputs"][0] == "30", "at what the student may fail the teacher is asked"
