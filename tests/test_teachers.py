@@ -5,6 +5,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers import MISDEEDS, TeacherServer
@@ -17,8 +18,8 @@ from workbench.errors import ConfigError, TeacherError
 from workbench.ledger import Ledger
 from workbench.sources.writer import InputWriter
 from workbench.stages.shots import asker_for, label_request
-from workbench.teachers import build
-from workbench.teachers.api import key_from
+from workbench.teachers import api, build
+from workbench.teachers.api import OpenAITeacher, key_from
 from workbench.teachers.build import build_teacher
 from workbench.teachers.prompts import Labeler, Program
 from workbench.teachers.scripted import Scripted
@@ -52,6 +53,58 @@ def test_a_good_reply(server: TeacherServer) -> None:
     assert server.requests[0]["messages"] == [{"role": "user", "content": "one two three"}]
     assert (server.requests[0]["max_tokens"], server.requests[0]["temperature"]) == (7, 0.5)
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_a_chat_is_sent_as_openai_s_client_sends_it(server: TeacherServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "the-organization")
+
+    async def both() -> None:
+        teacher = teacher_at(server.base_url)
+        try:
+            await teacher.complete(question())
+            client: Any = teacher.client
+            await client.chat.completions.create(**teacher.body(question()))
+        finally:
+            await teacher.aclose()
+
+    asyncio.run(both())
+    its_own = {"X-Stainless-Retry-Count", "X-Stainless-Read-Timeout", "Content-Length", "Connection"}
+    ours, theirs = ({name: each[name] for name in each.keys() - its_own} for each in server.headers)
+    assert ours == theirs and ours["Openai-Organization"] == "the-organization"
+    assert server.requests[0] == server.requests[1]
+
+
+def test_a_lane_is_held_while_the_server_has_the_request(
+    server: TeacherServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place at the server is another's as soon as the reply has come: nothing is read or made while it is held."""
+    seen: list[str] = []
+
+    class Lane:
+        async def __aenter__(self) -> None:
+            seen.append(f"held, {server.count} sent")
+
+        async def __aexit__(self, *error: object) -> None:
+            seen.append(f"free, {server.count} sent")
+
+    async def use() -> None:
+        teacher = OpenAITeacher("fake", base_url=server.base_url, key=KEY, licence="CC0-1.0", lane=Lane())
+        try:
+            await teacher.complete(question())
+            server.script = ["400"]
+            with pytest.raises(TeacherError):
+                await teacher.complete(question("another"))
+        finally:
+            await teacher.aclose()
+
+    def read(*given: Any) -> Reply:
+        seen.append("read")
+        return reply_of(*given)
+
+    reply_of = api.reply_of
+    monkeypatch.setattr(api, "reply_of", read)
+    asyncio.run(use())
+    assert seen == ["held, 0 sent", "free, 1 sent", "read", "held, 1 sent", "free, 2 sent"]
 
 
 @pytest.mark.parametrize(

@@ -74,12 +74,12 @@ STAGES = (
     Stage("shots", 6, ("examples",), ("teacher", "shots")),
     Stage(
         "sample",
-        12,
+        13,
         ("examples", "shots"),
         ("teacher", "shots", "sample", "leaks", "rounds", "pool"),
         before=("sample", "export"),
     ),
-    Stage("select", 7, ("examples", "sample"), ("select", "leaks", "rounds"), ("datasketch", "scikit-learn")),
+    Stage("select", 8, ("examples", "sample"), ("select", "leaks", "rounds"), ("datasketch", "scikit-learn")),
     Stage(
         "train",
         8,

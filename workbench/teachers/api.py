@@ -1,10 +1,16 @@
-"""Any OpenAI-compatible server, through `openai`'s async client. The key comes from a named environment variable."""
+"""Any OpenAI-compatible server. The key comes from a named environment variable.
+
+`openai`'s async client says where and as whom to ask. The chats themselves leave by the short way (`wire.py`): where hundreds
+are under way, what the client does around each of them is a quarter of its CPU.
+"""
 
 import asyncio
 import json
 import math
 import os
 import time
+from contextlib import AbstractAsyncContextManager, nullcontext
+from http import HTTPStatus
 from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +23,8 @@ SHORTEST_KEY = 8  # `local` is no secret
 
 
 class OpenAITeacher:
-    """`model` as the server knows it. Retries are the asker's: the client makes none of its own."""
+    """`model` as the server knows it. Retries are the asker's: the client makes none of its own. `lane` is held while the
+    server has a request: that is made before, and its reply is read afterwards."""
 
     keeper = None
     at_once = 0
@@ -32,7 +39,9 @@ class OpenAITeacher:
         timeout_s: float = 120.0,
         identity: str = "",
         logprobs: bool = False,
+        lane: AbstractAsyncContextManager[object] | None = None,
     ) -> None:
+        import httpx
         from openai import AsyncOpenAI
 
         from workbench.teachers.wire import Wire
@@ -42,38 +51,44 @@ class OpenAITeacher:
         self._served = model
         self.schemas_refused = False
         self._logprobs = logprobs
-        self._base_url = base_url
+        self._where = base_url or "api.openai.com"
         self._timeout_s = timeout_s
         self._key = key
-        self._options: Any = {"max_retries": 0, "timeout": timeout_s, "headers": {}, "params": {}}
+        self._lane = lane or nullcontext()
+        self._wire = Wire()
         self.client = AsyncOpenAI(
-            base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0, http_client=Wire()
+            base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0, http_client=self._wire
         )
+        self._url = self.client.base_url.join("chat/completions")
+        said = {**self.client.auth_headers, **self.client.default_headers}
+        self._headers = httpx.Headers({name: told for name, told in said.items() if isinstance(told, str)})
+        self._extensions = {"timeout": httpx.Timeout(timeout_s).as_dict()}
 
     async def prepare(self) -> None:
         """Nothing: the server is up or not."""
 
     async def complete(self, request: Request, **own: Any) -> Reply:
         """`own`: fields of the request's body that only this server knows."""
+        import aiohttp
+        import httpx
         import openai
 
-        start = time.monotonic()
         try:
             try:
-                answer = await self._ask(self.body(request) | own)
-            except openai.BadRequestError:
-                if request.json_schema is None or self.schemas_refused:
+                answer, seconds = await self._ask(self.body(request) | own)
+            except openai.APIStatusError as error:
+                if error.status_code != HTTPStatus.BAD_REQUEST or request.json_schema is None or self.schemas_refused:
                     raise
                 # no schemas at all here, or not of this form: the validators see to it
-                answer = await self._ask(self.body(request, schema=False) | own)
+                answer, seconds = await self._ask(self.body(request, schema=False) | own)
                 self.schemas_refused = True
         except TimeoutError:
             raise self._late() from None
-        except openai.APIError as error:
+        except (openai.APIError, httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             raise self.told(error, request.top_logprobs) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
-        return reply_of(answer, time.monotonic() - start, request.top_logprobs)
+        return reply_of(answer, seconds, request.top_logprobs)
 
     def body(self, request: Request, *, schema: bool = True) -> dict[str, Any]:
         """What `chat.completions.create` posts, without its walks through the types of every message."""
@@ -92,60 +107,69 @@ class OpenAITeacher:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return body
 
-    async def _ask(self, body: dict[str, Any]) -> Any:
-        import httpx
-
-        content = json.dumps(body).encode()
-        # the time of the whole: the client's own begins anew with each byte that comes
-        async with asyncio.timeout(self._timeout_s):
-            answer = await self.client.post(
-                "/chat/completions", cast_to=httpx.Response, content=content, options=self._options
-            )
-        return json.loads(answer.content, object_hook=lambda fields: SimpleNamespace(**fields))
-
-    def told(self, error: Exception, top_logprobs: int = 0) -> TeacherError:
-        """The client's exception as ours: what broke, whether to try again, what to do. `top_logprobs` were asked for."""
+    async def _ask(self, body: dict[str, Any]) -> tuple[Any, float]:
+        """The chat completion, and for how many seconds the server had the request."""
         import httpx
         import openai
 
-        where = self._base_url or "api.openai.com"
-        if isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError):
+        content = json.dumps(body).encode()
+        request = httpx.Request("POST", self._url, headers=self._headers, content=content, extensions=self._extensions)
+        async with self._lane:
+            began = time.monotonic()
+            # the time of the whole: the transport's own begins anew with each byte that comes
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._wire.send(request)
+            seconds = time.monotonic() - began
+        if response.is_error:
+            said = f"Error code: {response.status_code} - {response.text}"
+            raise openai.APIStatusError(said, response=response, body=None)
+        return json.loads(response.content, object_hook=lambda fields: SimpleNamespace(**fields)), seconds
+
+    def told(self, error: Exception, top_logprobs: int = 0) -> TeacherError:
+        """What went wrong on the way to the server, or what the server said, as ours: what broke, whether to try again, what to
+        do. `top_logprobs` were asked for."""
+        import httpx
+        import openai
+
+        if isinstance(error, openai.APIStatusError):
+            return self._refused(error, top_logprobs)
+        where, cause = self._where, error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+        # a refused connection is a `ConnectTimeout` to the transport
+        if isinstance(cause, httpx.TimeoutException) and not isinstance(cause, httpx.ConnectTimeout):
+            return self._late()
+        if isinstance(cause, httpx.TransportError | OSError):
+            return TeacherError(f"{where} cannot be reached", "is the server up, and the network?", kind="network")
+        return TeacherError(f"{where} answered nonsense: {self.without_key(str(error))[:200]}", kind="bad_reply")
+
+    def _refused(self, error: Any, top_logprobs: int) -> TeacherError:
+        """A status that is no success (`openai.APIStatusError`)."""
+        where, status = self._where, error.status_code
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return TeacherError(
-                f"{where} refused the API key (HTTP {error.status_code})",
+                f"{where} refused the API key (HTTP {status})",
                 "set the key in the environment variable that teacher.key_env names",
                 kind="auth",
                 fatal=True,
             )
-        if isinstance(error, openai.NotFoundError | openai.BadRequestError | openai.UnprocessableEntityError):
-            text = self.without_key(str(error))[:300]
+        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY):
             return TeacherError(
-                f"{where} refused the request: {text}",
+                f"{where} refused the request: {self.without_key(str(error))[:300]}",
                 "check teacher.model and teacher.base_url"
                 + (f"; does it tell {top_logprobs} log-probabilities (teacher.top_logprobs)?" if top_logprobs else ""),
                 kind="refused",
-                fatal=isinstance(error, openai.NotFoundError),
+                fatal=status == HTTPStatus.NOT_FOUND,
             )
-        if isinstance(error, openai.RateLimitError):
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
             return TeacherError(
                 f"{where} asks to slow down (HTTP 429)",
                 "lower it with --set runtime.concurrency=2; the same command goes on where it was",
                 kind="rate",
                 wait_s=_seconds(error.response.headers.get("retry-after", "")),
             )
-        unconnected = isinstance(
-            error.__cause__, httpx.ConnectTimeout
-        )  # so the transport calls a refused connection too
-        if isinstance(error, openai.APITimeoutError) and not unconnected:
-            return self._late()
-        if isinstance(error, openai.APIConnectionError):
-            return TeacherError(f"{where} cannot be reached", "is the server up, and the network?", kind="network")
-        if isinstance(error, openai.APIStatusError):
-            return TeacherError(f"{where} failed (HTTP {error.status_code})", "try again later", kind="server")
-        return TeacherError(f"{where} answered nonsense: {self.without_key(str(error))[:200]}", kind="bad_reply")
+        return TeacherError(f"{where} failed (HTTP {status})", "try again later", kind="server")
 
     def _late(self) -> TeacherError:
-        where = self._base_url or "api.openai.com"
-        return TeacherError(f"{where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
+        return TeacherError(f"{self._where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
 
     def without_key(self, text: str) -> str:
         """What a server says of a refused request may quote the key."""

@@ -1,6 +1,7 @@
 """A teacher's config -> a teacher that can be asked. Nothing heavy happens before the first question."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
 LOCAL_TIMEOUT_S = 900.0  # a model on a busy small machine is slow, not dead; a dead one is told by its process
 
 
-def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None = None) -> Teacher:
+def build_teacher(
+    config: TeacherConfig,
+    runtime: Runtime,
+    ledger: Ledger | None = None,
+    lane: AbstractAsyncContextManager[object] | None = None,
+) -> Teacher:
     """With `base_url` an API, `hf:...` a transformers model, else a GGUF of the catalogue or by path (fetched if need be).
 
     With a ledger, an API is asked by a process of its own, which brings its replies there whatever becomes of this one, or
-    in batches (`teacher.batch`).
+    in batches (`teacher.batch`). Without one, an API's `lane` is held while it has a request.
     """
     if config.base_url:
         key = key_of(config)
@@ -37,6 +43,7 @@ def build_teacher(config: TeacherConfig, runtime: Runtime, ledger: Ledger | None
             licence=config.licence or "unknown",
             timeout_s=runtime.timeout_s,
             identity=known_as(config),
+            lane=lane,
         )
         return api if ledger is None else BatchTeacher(api, config.batch, runtime, ledger)
     in_torch = config.engine == "torch" or (config.engine == "auto" and multiplies_bf16())

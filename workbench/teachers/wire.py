@@ -1,4 +1,4 @@
-"""The transport under `openai`'s client: aiohttp's, by the short way.
+"""The transport of an API: aiohttp's, by the short way.
 
 httpx walks each request through auth flows, redirects, cookies and hooks; the POST of an API needs none of that, and where
 hundreds are under way it is a fifth of a request's CPU. httpx's own transport takes ten times that of aiohttp's.
@@ -11,7 +11,7 @@ from openai import DefaultAioHttpClient
 
 
 class Wire(DefaultAioHttpClient):
-    """An `http_client` for AsyncOpenAI."""
+    """An `http_client` for AsyncOpenAI, which sends a request without it too."""
 
     async def send(self, request: httpx.Request, *, stream: bool = False, **options: Any) -> httpx.Response:
         """A redirect goes the long way, for it was not answered."""
