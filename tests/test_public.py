@@ -12,7 +12,7 @@ def test_what_a_task_file_may_import() -> None:
     ]  # fmt: skip
     assert workbench.validators.__all__ == [
         "apart", "asked", "cued", "equivalent", "executes", "grounded", "minutes", "number", "parses", "percent", "recomputes",
-        "round_trip", "schema", "simple", "vote",
+        "round_trip", "runs", "schema", "simple", "vote",
     ]  # fmt: skip
 
 

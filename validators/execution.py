@@ -1,4 +1,4 @@
-"""Does the query run, and does it give what the known target gives? Executed in a sandbox (`workbench.sandbox`)."""
+"""Does the query, or the code, run, and give what the known target gives? Executed in a sandbox (`workbench.sandbox`)."""
 
 import inspect
 import os
@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from workbench.declaration import Task
-from workbench.sandbox import QueryError, SqlSandbox, sql
+from workbench.sandbox import CodeError, PythonSandbox, QueryError, SqlSandbox, sql
 from workbench.types import Check, Judged
 
 DIGITS = 6  # of a number that is compared, after the point
-KEPT = 8  # sandboxes at once, a database each
+KEPT = 8  # sandboxes at once, a database or an interpreter each
+SHOWN = 80  # characters of what code gives, in a reason
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,65 @@ def executes(field: str, script: str | Path, *, seconds: float = 2.0, memory_mb:
     return Executes(field, path, seconds, memory_mb)
 
 
+@dataclass(frozen=True)
+class Runs:
+    """The Python in `field` defines `function`, which gives something for each of `arguments`; where a target is known, both
+    give the same (numbers to `DIGITS` digits)."""
+
+    field: str
+    function: str
+    arguments: tuple[tuple[Any, ...], ...]
+    seconds: float
+    memory_mb: float
+    name: str = "runs"
+    heavy: bool = True
+
+    def judge(self, judged: Judged, task: Task) -> Check:
+        sandbox = _interpreter(self.seconds, self.memory_mb, os.getpid())
+        target = judged.example.target
+        try:
+            given = sandbox.call(judged.value[self.field], self.function, self.arguments)
+        except CodeError as error:
+            return Check(validator=self.name, outcome="fail", reason=f"the code fails: {error}")
+        if target is None:
+            return Check(validator=self.name, outcome="pass")
+        wanted = sandbox.call(target[self.field], self.function, self.arguments)  # one that fails is the task's fault
+        for each, ours, theirs in zip(self.arguments, given, wanted, strict=True):
+            if _to_digits(ours) != _to_digits(theirs):
+                called = f"{self.function}({', '.join(map(repr, each))})"
+                reason = f"{called} gives {repr(ours)[:SHOWN]}, the target's {repr(theirs)[:SHOWN]}"
+                return Check(validator=self.name, outcome="fail", reason=reason)
+        return Check(validator=self.name, outcome="pass")
+
+
+def runs(
+    field: str, function: str, arguments: Sequence[Sequence[Any]], *, seconds: float = 2.0, memory_mb: float = 64.0
+) -> Runs:
+    """`arguments`: a list for each call of `function`, of values that JSON has. Raises ValueError where there are none, and
+    ImportError without `distillation-workbench[code]`."""
+    if not arguments:
+        raise ValueError("runs(arguments=[]): name at least one list of arguments, as in [[1, 2], [3, 4]]")
+    if find_spec("pydantic_monty") is None:
+        raise ImportError("runs() executes Python in Monty: pip install 'distillation-workbench[code]'")
+    return Runs(field, function, tuple(map(tuple, arguments)), seconds, memory_mb)
+
+
+@lru_cache(maxsize=KEPT)
+def _interpreter(seconds: float, memory_mb: float, process: int) -> PythonSandbox:
+    return PythonSandbox(seconds=seconds, memory_mb=memory_mb)
+
+
+def _to_digits(value: Any) -> Any:
+    """With the numbers in it rounded, however deep; one that is none is like any other such."""
+    if isinstance(value, float):
+        return round(value, DIGITS) if isfinite(value) else repr(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_to_digits, value))
+    if isinstance(value, dict):
+        return {key: _to_digits(each) for key, each in value.items()}
+    return value
+
+
 @lru_cache(maxsize=KEPT)
 def _sandbox(script: Path, seconds: float, memory_mb: float, process: int) -> SqlSandbox:
     """One a process: a pipe is not shared with those who were forked."""
@@ -68,12 +130,8 @@ def _sandbox(script: Path, seconds: float, memory_mb: float, process: int) -> Sq
 
 
 def _same(rows: Sequence[tuple[Any, ...]], wanted: Sequence[tuple[Any, ...]], *, ordered: bool) -> bool:
-    ours, theirs = [_rounded(row) for row in rows], [_rounded(row) for row in wanted]
+    ours, theirs = [_to_digits(row) for row in rows], [_to_digits(row) for row in wanted]
     return ours == theirs if ordered else Counter(ours) == Counter(theirs)
-
-
-def _rounded(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(round(value, DIGITS) if isinstance(value, float) else value for value in row)
 
 
 def _shown(rows: Sequence[tuple[Any, ...]]) -> str:
