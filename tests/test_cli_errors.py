@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from small import ROWS, Told, opening, write_rows, write_task
 
+from workbench import commands, registry
+
 MEND = "mend the task file, then `workbench check`"
 
 
@@ -59,6 +61,18 @@ def test_a_task_file_without_a_task(project: Path, fails: Told) -> None:
         'from workbench import task\n@task()\ndef plain():\n    """Nothing."""\n    return 3\n'
     )
     assert "plain() returned int" in fails("check", "plain.py")[0]
+
+
+def test_of_several_tasks_in_a_file_one_is_named(project: Path, fails: Told) -> None:
+    file = project / "talk.py"
+    other = file.read_text().partition("@task")[2].replace("def talk(", "def chat(")
+    file.write_text(f"{file.read_text()}\n\n@task{other}")
+    error, hint = fails("check", "talk.py")
+    assert (error, hint) == ("talk.py declares 2 tasks", "write talk.py::talk or talk.py::chat")
+    assert fails("run", "talk.py::shout") == ("talk.py declares no task 'shout'", "it declares talk, chat")
+    assert "there is no run 'chat'" in fails("predict", "talk.py::chat", "hi")[0]
+    chat = registry.load(f"{file}::chat")
+    assert (chat.name, commands.typed(chat.name, str(file))) == ("chat", "talk.py::chat")
 
 
 @pytest.mark.parametrize(

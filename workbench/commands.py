@@ -213,7 +213,9 @@ def typed(name: str, file: str) -> str:
     known = {found.name: found.file for found in registry.available()}
     path = Path(file)
     near = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
-    return name if str(known.get(name)) == file else near
+    if str(known.get(name)) == file:
+        return name
+    return near if len(list(registry.in_file(path))) == 1 else f"{near}{registry.IN_FILE}{name}"
 
 
 def list_tasks() -> None:

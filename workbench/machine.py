@@ -21,14 +21,14 @@ def cores() -> int:
     return os.cpu_count() or 1  # macOS, Windows
 
 
-def cpu() -> str:
-    """What the processor is called."""
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def cpu(file: Path = Path("/proc/cpuinfo")) -> str:
+    """What the processor is called; in a cloud many are called alike, so that its family and model are said too."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    said = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in reversed(lines))}
+    if "model name" not in said:
+        return platform.processor() or platform.machine()
+    family = f" (family {said['cpu family']}, model {said['model']})" if {"cpu family", "model"} <= said.keys() else ""
+    return said["model name"] + family
 
 
 def multiplies_bf16(file: Path = Path("/proc/cpuinfo")) -> bool:

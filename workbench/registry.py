@@ -22,6 +22,7 @@ from workbench.declaration import Task
 from workbench.errors import TaskError, WorkbenchError
 
 GROUP = "workbench.tasks"
+IN_FILE = "::"  # between a file and one of its tasks, as pytest writes it
 log = logging.getLogger(__name__)
 
 
@@ -74,16 +75,11 @@ def _is_task(node: ast.expr) -> bool:
 
 
 def load(name: str) -> Task:
-    """A task by name or by path to its file. Raises TaskError with the nearest names, or the file and line at fault."""
-    if name.endswith(".py") or "/" in name:
-        file = Path(name).resolve()
-        if not file.is_file():
-            raise TaskError(f"there is no task file {name}", "workbench new NAME writes one")
-        found = list(in_file(file))
-        if not found:
-            _import(file, "")  # a syntax error is told with its line
-            raise TaskError(f"{name} declares no task", "decorate a function with @task() that returns a Task")
-        return made(found[0])
+    """A task by name or by path to its file, of several in it `FILE.py::NAME`. Raises TaskError with the nearest names, or the
+    file and line at fault."""
+    path, _, wanted = name.partition(IN_FILE)
+    if wanted or path.endswith(".py") or "/" in path:
+        return made(_in_path(path, wanted))
     known = {item.name: item for item in available()}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
@@ -92,6 +88,22 @@ def load(name: str) -> Task:
             f"did you mean {' or '.join(near)}? `workbench list` shows all" if near else "`workbench list` shows all",
         )
     return made(known[name])
+
+
+def _in_path(path: str, wanted: str) -> Found:
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise TaskError(f"there is no task file {path}", "workbench new NAME writes one")
+    found = {item.name: item for item in in_file(file)}
+    if not found:
+        _import(file, "")  # a syntax error is told with its line
+        raise TaskError(f"{path} declares no task", "decorate a function with @task() that returns a Task")
+    if wanted and wanted not in found:
+        raise TaskError(f"{path} declares no task {wanted!r}", f"it declares {', '.join(found)}")
+    if not wanted and len(found) > 1:
+        each = " or ".join(f"{path}{IN_FILE}{one}" for one in found)
+        raise TaskError(f"{path} declares {len(found)} tasks", f"write {each}")
+    return found[wanted] if wanted else next(iter(found.values()))
 
 
 def made(found: Found) -> Task:
