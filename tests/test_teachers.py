@@ -107,6 +107,61 @@ def test_a_lane_is_held_while_the_server_has_the_request(
     assert seen == ["held, 0 sent", "free, 1 sent", "read", "held, 1 sent", "free, 2 sent"]
 
 
+def hedged(server: TeacherServer, hedge_s: float, lanes: int = 2) -> Reply:
+    async def once() -> Reply:
+        lane = asyncio.Semaphore(lanes)
+        teacher = OpenAITeacher(
+            "fake", base_url=server.base_url, key=KEY, licence="", timeout_s=2.0, lane=lane, hedge_s=hedge_s
+        )
+        try:
+            return await teacher.complete(question("one two three"))
+        finally:
+            await asyncio.sleep(0)
+            assert lane._value == lanes, "no lane is held any more"
+            await teacher.aclose()
+
+    return asyncio.run(once())
+
+
+def test_what_is_late_is_asked_for_once_more_and_the_first_reply_counts(server: TeacherServer) -> None:
+    server.script = ["hang"]
+    reply = hedged(server, 0.1)
+    assert (reply.text, server.count, reply.seconds < 0.5) == ("[]", 2, True)
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (6, 2), "both may be billed"
+    assert server.requests[0] == server.requests[1]
+
+
+def test_what_comes_in_time_is_asked_for_once(server: TeacherServer) -> None:
+    assert hedged(server, 0.5).usage.prompt_tokens == 3
+    assert server.count == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "sent"),
+    [
+        (["hang", "500"], "timeout", 2),  # a failure is no reply: the first one is waited for
+        (["slow", "500"], "", 2),
+        (["500"], "server", 1),  # what fails in time is the asker's to try again
+    ],
+)
+def test_where_the_second_fails_the_first_one_tells(
+    server: TeacherServer, script: list[str], kind: str, sent: int
+) -> None:
+    server.script = script
+    try:
+        assert hedged(server, 0.1).text == "[]"
+        told = ""
+    except TeacherError as error:
+        told = error.kind
+    assert (told, server.count) == (kind, sent)
+
+
+def test_a_second_one_waits_for_a_lane_of_its_own(server: TeacherServer) -> None:
+    server.latency_s = 0.4
+    assert hedged(server, 0.1, lanes=1).usage.prompt_tokens == 3, "it never left"
+    assert server.count == 1
+
+
 @pytest.mark.parametrize(
     ("deed", "kind", "fatal", "says", "hint"),
     [

@@ -236,7 +236,9 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     """How, not what: nothing here can change a result, so nothing here is in a key.
 
     `engine`: who samples and judges, this process or a Ray cluster: the one at `cluster` (an address, or `auto`), else one made
-    of this machine's cores; `workers`: 0 for one a core.
+    of this machine's cores; `workers`: 0 for one a core. `hedge_s`: a request to an API that is not answered after so many
+    seconds is sent once more, and the first reply counts; both may be billed, so their tokens and money count twice, as one
+    call; 0: never.
     """
 
     engine: Literal["local", "ray"] = "local"
@@ -251,6 +253,7 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     requests_a_minute: float = Field(0.0, ge=0)  # at an API, at most; 0: any number
     tokens_a_minute: float = Field(0.0, ge=0)  # the same of tokens, read and written
     timeout_s: float = Field(120.0, gt=0)  # of one request
+    hedge_s: float = Field(0.0, ge=0)
     attempts: int = Field(5, ge=1)  # of one request, where trying again may help
     batch_poll_s: float = Field(30.0, gt=0)  # between two looks at a batch
 
@@ -332,7 +335,7 @@ def load_config(
     for each in (PROFILES[profile], (profiles or {}).get(profile, {}), read, *typed, sections):
         config_text.merge(merged, each)
     try:
-        config = Config.model_validate(merged)
+        config = Config.model_validate(config_text.with_none(merged, Config))
     except ValidationError as error:
         raise config_text.refused(error, Config, file, read, [*typed, sections]) from None
     return checked(config)

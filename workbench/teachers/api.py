@@ -4,12 +4,10 @@
 are under way, what the client does around each of them is a quarter of its CPU.
 """
 
-import asyncio
 import json
 import math
 import os
-import time
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from statistics import fmean
 from types import SimpleNamespace
@@ -24,7 +22,8 @@ SHORTEST_KEY = 8  # `local` is no secret
 
 class OpenAITeacher:
     """`model` as the server knows it. Retries are the asker's: the client makes none of its own. `lane` is held while the
-    server has a request: that is made before, and its reply is read afterwards."""
+    server has a request: that is made before, and its reply is read afterwards. `hedge_s`: what is not there after so long is
+    asked for once more; the tokens of both count, for both may be billed."""
 
     keeper = None
     at_once = 0
@@ -40,6 +39,7 @@ class OpenAITeacher:
         identity: str = "",
         logprobs: bool = False,
         lane: AbstractAsyncContextManager[object] | None = None,
+        hedge_s: float = 0.0,
     ) -> None:
         import httpx
         from openai import AsyncOpenAI
@@ -52,10 +52,8 @@ class OpenAITeacher:
         self.schemas_refused = False
         self._logprobs = logprobs
         self._where = base_url or "api.openai.com"
-        self._timeout_s = timeout_s
         self._key = key
-        self._lane = lane or nullcontext()
-        self._wire = Wire()
+        self._wire = Wire(timeout_s=timeout_s, lane=lane, hedge_s=hedge_s)
         self.client = AsyncOpenAI(
             base_url=base_url or None, api_key=key, timeout=timeout_s, max_retries=0, http_client=self._wire
         )
@@ -73,14 +71,16 @@ class OpenAITeacher:
         import httpx
         import openai
 
+        from workbench.teachers.wire import TWICE
+
         try:
             try:
-                answer, seconds = await self._ask(self.body(request) | own)
+                answer, response = await self._ask(self.body(request) | own)
             except openai.APIStatusError as error:
                 if error.status_code != HTTPStatus.BAD_REQUEST or request.json_schema is None or self.schemas_refused:
                     raise
                 # no schemas at all here, or not of this form: the validators see to it
-                answer, seconds = await self._ask(self.body(request, schema=False) | own)
+                answer, response = await self._ask(self.body(request, schema=False) | own)
                 self.schemas_refused = True
         except TimeoutError:
             raise self._late() from None
@@ -88,7 +88,10 @@ class OpenAITeacher:
             raise self.told(error, request.top_logprobs) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
-        return reply_of(answer, seconds, request.top_logprobs)
+        reply = reply_of(answer, response.elapsed.total_seconds(), request.top_logprobs)
+        if not response.extensions.get(TWICE):
+            return reply
+        return reply.model_copy(update={"usage": Usage(**{name: 2 * count for name, count in reply.usage})})
 
     def body(self, request: Request, *, schema: bool = True) -> dict[str, Any]:
         """What `chat.completions.create` posts, without its walks through the types of every message."""
@@ -107,23 +110,19 @@ class OpenAITeacher:
             body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return body
 
-    async def _ask(self, body: dict[str, Any]) -> tuple[Any, float]:
-        """The chat completion, and for how many seconds the server had the request."""
+    async def _ask(self, body: dict[str, Any]) -> tuple[Any, Any]:
+        """The chat completion, and the response that it came in."""
         import httpx
         import openai
 
         content = json.dumps(body).encode()
-        request = httpx.Request("POST", self._url, headers=self._headers, content=content, extensions=self._extensions)
-        async with self._lane:
-            began = time.monotonic()
-            # the time of the whole: the transport's own begins anew with each byte that comes
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._wire.send(request)
-            seconds = time.monotonic() - began
+        response = await self._wire.exchange(
+            httpx.Request("POST", self._url, headers=self._headers, content=content, extensions=self._extensions)
+        )
         if response.is_error:
             said = f"Error code: {response.status_code} - {response.text}"
             raise openai.APIStatusError(said, response=response, body=None)
-        return json.loads(response.content, object_hook=lambda fields: SimpleNamespace(**fields)), seconds
+        return json.loads(response.content, object_hook=lambda fields: SimpleNamespace(**fields)), response
 
     def told(self, error: Exception, top_logprobs: int = 0) -> TeacherError:
         """What went wrong on the way to the server, or what the server said, as ours: what broke, whether to try again, what to

@@ -44,6 +44,7 @@ def build_teacher(
             timeout_s=runtime.timeout_s,
             identity=known_as(config),
             lane=lane,
+            hedge_s=runtime.hedge_s,
         )
         return api if ledger is None else BatchTeacher(api, config.batch, runtime, ledger)
     in_torch = config.engine == "torch" or (config.engine == "auto" and multiplies_bf16())
