@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+import tomli_w
 from small import TASK
 
 from workbench import registry
 from workbench.commands import check, settings
 from workbench.config import PROFILES, checked, load_config
+from workbench.config_text import without_none
 from workbench.errors import ConfigError
 
 OWN = {"full": {"sample": {"max_minutes": 31.0, "inverse": 7}, "train": {"r": 4}}}
@@ -63,3 +65,21 @@ def test_the_grid_is_that_of_the_one_file_that_may_ship() -> None:
     grids = [load_config(sets=sets).distil.grid for sets in ((), (both,), (only,), (only, "distil.grid=Q4_0"))]
     assert grids == ["Q4_0", "Q4_0", "Q8_0", "Q4_0"]
     assert checked(load_config(sets=(only,))).distil.grid == "Q8_0"
+
+
+def test_none_can_be_said_and_is_kept_in_a_runs_own_file(tmp_path: Path) -> None:
+    assert load_config("quick").train.max_minutes == 2.5
+    sets = (
+        "train.max_minutes=none",
+        "distil.last_mile=none",
+        'pool.teachers=[{model="a.gguf", fallback=true, constrained="none"}]',
+    )
+    config = load_config("quick", sets=sets)
+    assert (config.train.max_minutes, config.distil.last_mile) == (None, None)
+    assert config.pool.teachers[0].constrained is None
+    file = tmp_path / "config.toml"
+    file.write_text(tomli_w.dumps(without_none(config.model_dump(mode="json"))))
+    assert load_config(file=file) == config, "the profile's minutes are not back"
+    with pytest.raises(ConfigError, match=r"sample\.max_minutes"):
+        load_config("quick", sets=("sample.max_minutes=none",))
+    assert load_config(sets=("teacher.licence=none",)).teacher.licence == "none", "where text may stand it is text"

@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -36,6 +37,33 @@ def setting(item: str) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
+
+
+NONE = "none"  # TOML has no word for it
+
+
+def with_none(read: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """What was read for `model`; the text `none` is None where a setting may be that."""
+
+    def meant(value: Any, annotation: Any) -> Any:
+        inner = section_of(annotation)
+        if isinstance(value, Mapping) and inner is not None:
+            return with_none(value, inner)
+        if isinstance(value, list) and inner is not None:
+            return [meant(each, inner) for each in value]
+        return None if value == NONE and NoneType in get_args(annotation) else value
+
+    known = model.model_fields
+    return {key: meant(value, known[key].annotation) if key in known else value for key, value in read.items()}
+
+
+def without_none(value: Any) -> Any:
+    """The other way, for a TOML file."""
+    if isinstance(value, dict):
+        return {key: without_none(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [without_none(each) for each in value]
+    return NONE if value is None else value
 
 
 def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:

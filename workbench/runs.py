@@ -17,6 +17,7 @@ from pydantic import BaseModel, field_validator
 
 from workbench import registry
 from workbench.config import Config
+from workbench.config_text import without_none
 from workbench.digest import digest
 from workbench.errors import StoreError
 from workbench.licences import Policy
@@ -97,7 +98,7 @@ class RunFolder:
         )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.toml").write_text(tomli_w.dumps(_no_none(config.model_dump(mode="json"))))
+            (self.path / "config.toml").write_text(tomli_w.dumps(without_none(config.model_dump(mode="json"))))
         except OSError as error:
             raise StoreError(f"{self.path} cannot be written: {error}", "make room, or run elsewhere") from error
         self._save()
@@ -168,9 +169,10 @@ def newest_run(project: Path, name: str) -> Path:
 
 def _task(name: str) -> str:
     """What was typed; of a task's file the task."""
-    if not name.endswith(".py"):
-        return name
-    return next((found.name for found in registry.in_file(Path(name))), Path(name).stem)
+    path, _, wanted = name.partition(registry.IN_FILE)
+    if wanted or not path.endswith(".py"):
+        return wanted or name
+    return next((found.name for found in registry.in_file(Path(path))), Path(path).stem)
 
 
 def list_runs(project: Path) -> dict[str, Path]:
@@ -280,12 +282,3 @@ def _link_tree(source: Path, target: Path) -> None:
         shutil.copyfile(a, b)
 
     shutil.copytree(source, target, copy_function=link, dirs_exist_ok=False)
-
-
-def _no_none(value: Any) -> Any:
-    """TOML has no null: what is None is left out."""
-    if isinstance(value, dict):
-        return {key: _no_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, list):
-        return [_no_none(item) for item in value]
-    return value

@@ -25,8 +25,8 @@ HEAD = """\
 
 Each is `section.key`: as `--set train.lr=0.0005`, or in a TOML file for `--config`, where `[train]` stands above `lr = 0.0005`.
 A run's own `config.toml` holds all of its settings and serves as such a file. What is named later holds: profile, the task's
-`profiles`, `--config`, `--set`. Where one default stands, quick and full have the same. `workbench settings` prints this
-page."""
+`profiles`, `--config`, `--set`. Where one default stands, quick and full have the same. Where a setting may be none, `none` is
+written: `--set train.max_minutes=none`. `workbench settings` prints this page."""
 BOUNDS = {"ge": "from", "gt": "above", "le": "to", "lt": "below", "min_length": "entries from"}
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true or false", NoneType: "none"}
 
