@@ -83,3 +83,21 @@ def test_none_can_be_said_and_is_kept_in_a_runs_own_file(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match=r"sample\.max_minutes"):
         load_config("quick", sets=("sample.max_minutes=none",))
     assert load_config(sets=("teacher.licence=none",)).teacher.licence == "none", "where text may stand it is text"
+
+
+def test_a_teachers_own_limits_and_one_of_several_parts(tmp_path: Path) -> None:
+    own = 'runtime.per_teacher={"a-1.5" = {concurrency = 3, tokens_a_minute = 90.0}}'
+    runtime = load_config("quick", sets=(own, "runtime.requests_a_minute=60")).runtime
+    assert runtime.of("b") is runtime
+    mine = runtime.of("a-1.5")
+    assert (mine.concurrency, mine.requests_a_minute, mine.tokens_a_minute) == (3, 60.0, 90.0)
+    part = runtime.shared(4)
+    assert (part.concurrency, part.requests_a_minute, part.tokens_a_minute) == (4, 15.0, 0.0)
+    mine = part.of("a-1.5")
+    assert (mine.concurrency, mine.requests_a_minute, mine.tokens_a_minute) == (1, 15.0, 22.5)
+    config = load_config("quick", sets=(own,))
+    file = tmp_path / "config.toml"
+    file.write_text(tomli_w.dumps(without_none(config.model_dump(mode="json"))))
+    assert load_config(file=file) == config
+    with pytest.raises(ConfigError, match="hedge_s: what is sent twice is not counted"):
+        load_config("quick", sets=(own, "runtime.hedge_s=5"))

@@ -50,13 +50,13 @@ class Servers:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def run(self, roles: Sequence[dict[str, Any]], *sets: str) -> str:
+    def run(self, roles: Sequence[dict[str, Any]], *sets: str, **runtime: Any) -> str:
         """Up to the shard; gives what was told."""
         pool = [
             {"model": f"fake{place}", "base_url": server.base_url, **role}
             for place, (server, role) in enumerate(zip(self.all[1:], roles, strict=True), start=1)
         ]
-        (self.folder / "pool.toml").write_text(tomli_w.dumps({"pool": {"teachers": pool}}))
+        (self.folder / "pool.toml").write_text(tomli_w.dumps({"pool": {"teachers": pool}, "runtime": runtime}))
         done = here(self.folder, *sampling(self.all[0].base_url, *sets), "--config", "pool.toml")
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -154,6 +154,18 @@ def test_one_account_holds_for_all(project: Path) -> None:
         told = servers.run([{"votes": True}], "sample.max_calls=3")
         assert sum(servers.counts) == 3
     assert "stopped: the budget of 3 calls is spent" in told
+
+
+def test_each_teacher_has_limits_of_its_own(project: Path) -> None:
+    of_corpus(project)
+    with Servers(project, [GOOD, GOOD]) as servers:
+        for server in servers.all:
+            server.latency_s = 0.1
+        servers.run([{"votes": True}], per_teacher={"fake1": {"concurrency": 1}})
+        assert servers.all[0].busiest > 1 and servers.all[1].busiest == 1
+        assert servers.all[1].count > 1
+        with pytest.raises(AssertionError, match="no teacher is called fake7"):
+            servers.run([{"votes": True}], per_teacher={"fake7": {"concurrency": 1}})
 
 
 def test_a_group_that_is_none_is_told_before_anybody_is_asked(project: Path) -> None:

@@ -1,13 +1,14 @@
 """From what passed to the shard: the leakage gate, duplicates, and each row's way told."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from small import calling, opening, write_task
 
 from workbench import registry
-from workbench.config import Config, LeaksConfig, SelectConfig
+from workbench.config import Config, LeaksConfig, SelectConfig, TeacherConfig
 from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.ledger import Ledger
@@ -15,6 +16,9 @@ from workbench.stages import examples, select
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.gate import Leaks
 from workbench.types import Candidate, Example, Judgement, Row, Verdict
+
+NAMES = [f"{first}{second}" for first in ("Lun", "Mor", "Tiv", "Gax", "Wob") for second in
+         ("adi", "eko", "ifu", "osk", "uly", "anz", "ery", "ipp")]  # fmt: skip
 
 
 @pytest.fixture
@@ -33,7 +37,10 @@ def selected(
     task: Task, tmp_path: Path, candidates: list[Judgement], met: Leaks | None = None, **options: object
 ) -> tuple[list[Row], dict[str, object]]:
     leaks = LeaksConfig.model_validate(options.pop("leaks", {}))
-    config = Config(leaks=leaks, select=SelectConfig.model_validate({"recombine": 0, "seed_repeats": 1, **options}))
+    teacher = TeacherConfig(model=str(options.pop("teacher", "someone")))
+    config = Config(
+        teacher=teacher, leaks=leaks, select=SelectConfig.model_validate({"recombine": 0, "seed_repeats": 1, **options})
+    )
     said: list[str] = []
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         folders = {name: tmp_path / name for name in ("examples", "sample", "select")}
@@ -152,6 +159,24 @@ def test_near_duplicates_go_in_once(task: Task, tmp_path: Path) -> None:
     assert isinstance(cases, dict) and len(cases["near duplicate"]) == 2
     assert all(case["reason"].startswith("too like a row that came before it: ") for case in cases["near duplicate"])
     assert funnel["from the teacher"] == 2
+
+
+@pytest.mark.parametrize(
+    ("weight", "least", "most"), [(0, 0, 0), (0.5, 8, 32), (1, 40, 40), (2, 80, 80), (2.5, 88, 112)]
+)
+def test_rows_come_as_often_as_their_teacher_counts(
+    task: Task, tmp_path: Path, weight: float, least: int, most: int
+) -> None:
+    candidates = [passed(task, f"ring {name} {name[::-1]} now", [calling(name)]) for name in NAMES]
+    own = passed(task, "ring the student back", [calling("student")])
+    own = own.model_copy(update={"candidate": own.candidate.model_copy(update={"call": ""})})
+    rows, funnel = selected(task, tmp_path, [*candidates, own], weights={"fake": weight}, teacher="fake")
+    mine = Counter(row.id for row in rows if row.call)
+    assert least <= mine.total() <= most
+    assert set(mine.values()) <= {int(weight), int(weight + 0.5)}
+    dropped: dict[str, int] = funnel["dropped"]  # type: ignore[assignment]
+    assert funnel["from the teacher"] == 1 + len(mine) and dropped.get("weight", 0) == len(NAMES) - len(mine)
+    assert [row.input["text"] for row in rows if row.teacher and not row.call] == ["ring the student back"]
 
 
 def test_only_what_passed_goes_in_and_each_row_tells_its_way(task: Task, tmp_path: Path) -> None:

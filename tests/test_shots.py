@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from small import write_task
+from servers import TeacherServer
+from small import here, sampling, write_task
 
 from workbench import registry
 from workbench.config import Config
@@ -21,6 +22,19 @@ from workbench.stages.shots import kept, score_replies
 def test_a_dearer_few_shot_block_has_to_be_plainly_better(group: str, nearest: str, mode: str) -> None:
     rights = {name: [mark == "1" for mark in marks] for name, marks in (("group", group), ("nearest", nearest))}
     assert kept(rights) == mode
+
+
+def test_what_the_shots_may_cost_is_bounded_too(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    sets = ("teacher.price_in=1000", "runtime.max_money=0.5", "runtime.concurrency=1", "shots.mode=auto")
+    with TeacherServer(tmp_path / "log") as server:
+        counts = [0]
+        for _ in range(2):
+            done = here(tmp_path, *sampling(server.base_url, *sets))
+            assert done.returncode == 1 and "the budget of 0.5 in money is spent" in done.stderr
+            assert "raise runtime.max_money" in done.stderr
+            counts.append(server.count)
+        assert counts[0] < counts[1] < counts[2], "what was paid for before is given, and counts no more"
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,19 @@
 
 import asyncio
 import json
+import random
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import MISDEEDS, TeacherServer
+from servers import MISDEEDS, TeacherServer, completion
 from small import KEY, here, question, sampling, teacher_at, write_task
 
 from workbench import ledger_views, registry
@@ -68,7 +74,7 @@ def test_a_chat_is_sent_as_openai_s_client_sends_it(server: TeacherServer, monke
             await teacher.aclose()
 
     asyncio.run(both())
-    its_own = {"X-Stainless-Retry-Count", "X-Stainless-Read-Timeout", "Content-Length", "Connection"}
+    its_own = {"X-Stainless-Retry-Count", "X-Stainless-Read-Timeout", "Content-Length"}
     ours, theirs = ({name: each[name] for name in each.keys() - its_own} for each in server.headers)
     assert ours == theirs and ours["Openai-Organization"] == "the-organization"
     assert server.requests[0] == server.requests[1]
@@ -107,6 +113,17 @@ def test_a_lane_is_held_while_the_server_has_the_request(
     assert seen == ["held, 0 sent", "free, 1 sent", "read", "held, 1 sent", "free, 2 sent"]
 
 
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 def hedged(server: TeacherServer, hedge_s: float, lanes: int = 2) -> Reply:
     async def once() -> Reply:
         lane = asyncio.Semaphore(lanes)
@@ -116,23 +133,27 @@ def hedged(server: TeacherServer, hedge_s: float, lanes: int = 2) -> Reply:
         try:
             return await teacher.complete(question("one two three"))
         finally:
-            await asyncio.sleep(0)
-            assert lane._value == lanes, "no lane is held any more"
+            held.append(lanes - lane._value)
             await teacher.aclose()
 
-    return asyncio.run(once())
+    held: list[int] = []
+    try:
+        return asyncio.run(asyncio.wait_for(once(), 20))
+    finally:
+        assert held == [0], "no lane is held any more"
 
 
 def test_what_is_late_is_asked_for_once_more_and_the_first_reply_counts(server: TeacherServer) -> None:
     server.script = ["hang"]
-    reply = hedged(server, 0.1)
-    assert (reply.text, server.count, reply.seconds < 0.5) == ("[]", 2, True)
+    reply = hedged(server, 0.3)
+    assert (reply.text, server.count) == ("[]", 2)
+    assert 0.3 < reply.seconds < 2.0, "from the first one's leaving"
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (6, 2), "both may be billed"
     assert server.requests[0] == server.requests[1]
 
 
 def test_what_comes_in_time_is_asked_for_once(server: TeacherServer) -> None:
-    assert hedged(server, 0.5).usage.prompt_tokens == 3
+    assert hedged(server, 5.0).usage.prompt_tokens == 3
     assert server.count == 1
 
 
@@ -141,7 +162,7 @@ def test_what_comes_in_time_is_asked_for_once(server: TeacherServer) -> None:
     [
         (["hang", "500"], "timeout", 2),  # a failure is no reply: the first one is waited for
         (["slow", "500"], "", 2),
-        (["500"], "server", 1),  # what fails in time is the asker's to try again
+        (["hang", "429"], "rate", 2),  # a wish to slow down is heard in any case
     ],
 )
 def test_where_the_second_fails_the_first_one_tells(
@@ -149,7 +170,7 @@ def test_where_the_second_fails_the_first_one_tells(
 ) -> None:
     server.script = script
     try:
-        assert hedged(server, 0.1).text == "[]"
+        assert hedged(server, 0.2).text == "[]"
         told = ""
     except TeacherError as error:
         told = error.kind
@@ -160,6 +181,88 @@ def test_a_second_one_waits_for_a_lane_of_its_own(server: TeacherServer) -> None
     server.latency_s = 0.4
     assert hedged(server, 0.1, lanes=1).usage.prompt_tokens == 3, "it never left"
     assert server.count == 1
+    for deed, kind in (("500", "server"), ("hang", "timeout")):  # nor does it hold up the first one's failure
+        server.script, server.latency_s = [deed], 0.4
+        with pytest.raises(TeacherError) as caught:
+            hedged(server, 0.1, lanes=1)
+        assert caught.value.kind == kind
+    assert server.count == 3
+
+
+def test_what_fails_in_time_is_the_askers_to_try_again(server: TeacherServer) -> None:
+    server.script = ["500"]
+    with pytest.raises(TeacherError, match="HTTP 500"):
+        hedged(server, 5.0)
+    assert server.count == 1
+
+
+def test_all_that_wait_with_a_schema_are_asked_again_without() -> None:
+    """One that was made before the server was found to take none, and leaves after that."""
+
+    class TakesNone(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            refused = "response_format" in body
+            time.sleep(0.2 if refused else 0.05)
+            said = json.dumps({"error": "no schemas"} if refused else completion(body, "ok", "[]")).encode()
+            self.send_response(400 if refused else 200)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nowhere."""
+
+    async def use(url: str) -> list[Reply]:
+        teacher = OpenAITeacher("fake", base_url=url, key=KEY, licence="", lane=asyncio.Semaphore(2))
+        asked = [question(f"number {number}", json_schema={"type": "array"}) for number in range(3)]
+        try:
+            return await asyncio.gather(*map(teacher.complete, asked))
+        finally:
+            await teacher.aclose()
+
+    with serving(TakesNone) as url:
+        assert [reply.text for reply in asyncio.run(use(url))] == ["[]"] * 3
+
+
+def test_a_key_that_a_refusal_spells_otherwise_is_not_told() -> None:
+    class Refuses(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            said = ('{"error": "no such key: ' + key.replace("/", "\\/").replace("+", "\\u002B") + '"}').encode()
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(said)))
+            self.end_headers()
+            self.wfile.write(said)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nowhere."""
+
+    key = "abcd/efgh+ijklmnop"
+    with serving(Refuses) as url:
+        teacher = OpenAITeacher("fake", base_url=url, key=key, licence="")
+        with pytest.raises(TeacherError) as caught:
+            asyncio.run(teacher.complete(question()))
+    assert "no such key: [redacted]" in str(caught.value) and "ijklmnop" not in str(caught.value)
+
+
+@pytest.mark.parametrize("header", ["2", "date", "soon"])
+def test_how_long_a_server_wants_to_be_left_alone(header: str) -> None:
+    class Busy(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(503)
+            self.send_header("Retry-After", formatdate(time.time() + 3, usegmt=True) if header == "date" else header)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nowhere."""
+
+    with serving(Busy) as url, pytest.raises(TeacherError, match="HTTP 503") as caught:
+        complete(url)
+    least, most = {"2": (2, 2), "date": (1, 3), "soon": (0, 0)}[header]
+    assert caught.value.kind == "server" and least <= caught.value.wait_s <= most
 
 
 @pytest.mark.parametrize(
@@ -352,6 +455,18 @@ def test_what_the_writer_shows_and_asks(task: Task) -> None:
     assert writer.read(' request: "set a tea timer" ') == "set a tea timer"
 
 
+def test_styles_are_drawn_one_of_each_knob(task: Task) -> None:
+    def drawn(styles: Any) -> set[str]:
+        writer = InputWriter(replace(task, styles=styles), task.examples("seed"))
+        rng = random.Random(0)
+        return {", ".join(writer.style(rng).split(", ")[2:]) for _ in range(200)}
+
+    assert drawn(()) == {""}
+    assert drawn(("curt", "polite")) == {"", "curt", "polite"}
+    knobs = {"voice": ("curt", "polite"), "noise": ("a typo",)}
+    assert drawn(knobs) == {"", "curt", "polite", "a typo", "curt, a typo", "polite, a typo"}
+
+
 def test_a_program_that_dspy_saved_takes_the_place_of_the_plain_one(task: Task, tmp_path: Path) -> None:
     import dspy
 
@@ -451,19 +566,6 @@ def test_a_redirect_is_followed(server: TeacherServer) -> None:
         def log_message(self, format: str, *args: object) -> None:
             """Nowhere."""
 
-    moved = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
-    threading.Thread(target=moved.serve_forever, args=(0.05,), daemon=True).start()
-
-    async def ask() -> Reply:
-        teacher = teacher_at(f"http://127.0.0.1:{moved.server_address[1]}/v1")
-        try:
-            return await teacher.complete(question())
-        finally:
-            await teacher.aclose()
-
-    try:
-        assert asyncio.run(ask()).text == "[]"
-    finally:
-        moved.shutdown()
-        moved.server_close()
+    with serving(Elsewhere) as url:
+        assert complete(url).text == "[]"
     assert server.count == 1

@@ -6,7 +6,7 @@ Order of precedence: profile, then what the task needs otherwise, then `--config
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -181,7 +181,8 @@ class RoundsConfig(Frozen):
 class SelectConfig(Frozen):
     """`doubtful`: the share of the teacher's own answers that is left out, those it was least sure of (mean log-probability of
     a token). `empty_margin`: the teacher's empty answer stays where the words of the input, by all other rows, make it likelier
-    than any label by this much (label_noise.py); -1: it always stays. `steer`: as in sampling, of the recombined rows."""
+    than any label by this much (label_noise.py); -1: it always stays. `steer`: as in sampling, of the recombined rows.
+    `weights`: by a teacher's name, how often each of its rows comes, 1 where none is named; 0.5: half of them."""
 
     doubtful: float = Field(0.15, ge=0, lt=1)
     empty_margin: float = Field(0.2, ge=-1, le=1)
@@ -191,6 +192,7 @@ class SelectConfig(Frozen):
     near_duplicate: float = Field(
         0.9, gt=0, le=0.95
     )  # from this Jaccard similarity of character 4-grams a row stays out
+    weights: dict[str, Annotated[float, Field(ge=0, le=100)]] = Field(default_factory=dict)
     seed: int = 0  # of the draws
 
 
@@ -232,13 +234,21 @@ class EvaluateConfig(Frozen):
     bootstrap: int = Field(2000, ge=100)  # draws for the intervals
 
 
+class TeacherLimits(BaseModel, frozen=True, extra="forbid"):
+    """Of one teacher; what is none is as for all."""
+
+    concurrency: int | None = Field(None, ge=1)
+    requests_a_minute: float | None = Field(None, ge=0)
+    tokens_a_minute: float | None = Field(None, ge=0)
+
+
 class Runtime(BaseModel, frozen=True, extra="forbid"):
     """How, not what: nothing here can change a result, so nothing here is in a key.
 
     `engine`: who samples and judges, this process or a Ray cluster: the one at `cluster` (an address, or `auto`), else one made
     of this machine's cores; `workers`: 0 for one a core. `hedge_s`: a request to an API that is not answered after so many
-    seconds is sent once more, and the first reply counts; both may be billed, so their tokens and money count twice, as one
-    call; 0: never.
+    seconds is sent once more, and the first reply counts; both may be billed, so that the tokens of this one call count twice;
+    0: never. `per_teacher`: other limits for the teachers of these names.
     """
 
     engine: Literal["local", "ray"] = "local"
@@ -256,6 +266,36 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
     hedge_s: float = Field(0.0, ge=0)
     attempts: int = Field(5, ge=1)  # of one request, where trying again may help
     batch_poll_s: float = Field(30.0, gt=0)  # between two looks at a batch
+    max_money: float = Field(
+        10.0, ge=0
+    )  # of whoever asks beside the sampling, each: the shots, the score on test, a verb
+    per_teacher: dict[str, TeacherLimits] = {}  # in a file, `[runtime.per_teacher."NAME"]` above them
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.hedge_s and any(
+            each.requests_a_minute or each.tokens_a_minute for each in (self, *self.per_teacher.values())
+        ):
+            raise ValueError(
+                "hedge_s: what is sent twice is not counted a minute; set no limit a minute, or no hedging"
+            )
+        return self
+
+    def of(self, teacher: str) -> "Runtime":
+        """As it is for the teacher of this name."""
+        own = self.per_teacher.get(teacher)
+        return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
+
+    def shared(self, count: int) -> "Runtime":
+        """One of so many equal parts of what may be under way at APIs."""
+
+        def part(each: "TeacherLimits | Runtime") -> dict[str, Any]:
+            given = {name: getattr(each, name) for name in TeacherLimits.model_fields}
+            return {name: max(1, value // count) if name == "concurrency" else value / count
+                    for name, value in given.items() if value is not None}  # fmt: skip
+
+        own = {name: each.model_copy(update=part(each)) for name, each in self.per_teacher.items()}
+        return self.model_copy(update={**part(self), "per_teacher": own})
 
 
 class Config(Frozen):

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -46,6 +46,8 @@ def with_none(read: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]
     """What was read for `model`; the text `none` is None where a setting may be that."""
 
     def meant(value: Any, annotation: Any) -> Any:
+        if isinstance(value, Mapping) and get_origin(annotation) is dict:
+            return {name: meant(each, get_args(annotation)[1]) for name, each in value.items()}
         inner = section_of(annotation)
         if isinstance(value, Mapping) and inner is not None:
             return with_none(value, inner)

@@ -30,6 +30,12 @@ def settings(task: Task, config: Config) -> None:
             f"shots.program: with shots.mode={mode} it is not tried",
             "add --set shots.mode=auto to try it beside the plain blocks, or --set shots.mode=program",
         )
+    asked = [each.model for each in config.teachers]
+    by_name = {"runtime.per_teacher": config.runtime.per_teacher, "select.weights": config.select.weights}
+    for setting, named in by_name.items():
+        for name in named:
+            if name not in asked:
+                raise ConfigError(f"{setting}: no teacher is called {name}", f"there are {', '.join(asked)}")
     try_method(task, config)
     try_launch(config)
 

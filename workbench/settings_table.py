@@ -10,7 +10,7 @@ import json
 import tokenize
 from collections.abc import Iterator
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -86,11 +86,17 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _type(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
     kind, inner = get_origin(annotation), get_args(annotation)
     if kind is Literal:
         return " or ".join(f"`{one}`" for one in inner)
     if kind in (Union, UnionType):
         return " or ".join(map(_type, inner))
+    if kind is dict and (section := section_of(annotation)) is not None:
+        return f"by name: {', '.join(f'`{name}`' for name in section.model_fields)}"
+    if kind is dict:
+        return f"by name: {_type(inner[1])}"
     if kind is tuple:
         return f"list of {_type(inner[0])}" if inner[-1] is Ellipsis else f"[{', '.join(map(_type, inner))}]"
     return NAMES.get(annotation, str(annotation))

@@ -185,6 +185,8 @@ class Cluster:
         for folder in sorted(self._shards.iterdir()):
             await wait_for_posts(folder / LEDGER)
             with Ledger(folder / LEDGER) as left:
+                if left.notice:
+                    self._context.say(left.notice)
                 await self._bring(partial(_rows, left))
             shutil.rmtree(folder)
         ray, context, pool = self._ray, self._context, self._pool
@@ -259,21 +261,13 @@ async def _rows(ledger: Ledger, table: str, after: int) -> list[dict[str, Any]]:
 
 def shared_out(config: Config, limits: Limits, spent: Spent, count: int) -> tuple[Config, Limits]:
     """One worker's part of the lanes and of what is left of the caps; one part of the caps is kept."""
-    runtime = config.runtime
-    mine = runtime.model_copy(
-        update={
-            "concurrency": max(1, runtime.concurrency // count),
-            "requests_a_minute": runtime.requests_a_minute / count,
-            "tokens_a_minute": runtime.tokens_a_minute / count,
-        }
-    )
     part = replace(
         limits,
         calls=(limits.calls - spent.calls) // (count + 1),
         tokens=(limits.tokens - spent.tokens) // (count + 1),
         money=(limits.money - spent.money) / (count + 1),
     )
-    return config.model_copy(update={"runtime": mine}), part
+    return config.model_copy(update={"runtime": config.runtime.shared(count)}), part
 
 
 def added(spent: Spent, part: Limits) -> Limits:

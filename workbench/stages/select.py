@@ -14,6 +14,7 @@ from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.gate import HeldOut, Inputs, Leaks, add_leaks, text_of
+from workbench.teachers.build import known_as
 from workbench.types import Example, Judgement, Row, Verdict
 
 EMPTY = ""  # the label of an answer that has none, and no value
@@ -53,7 +54,8 @@ def run(context: Context) -> None:
         for item in judgements
         if item.verdict.outcome == "pass"
     ]
-    passed = _sure(passed, config.doubtful, dropped)
+    weigh = Weigher(context)
+    passed = weigh.let_by(_sure(passed, config.doubtful, dropped), dropped)
     gate = Gate(HeldOut(context), dropped)
     offered = list(gate.let_in([_judged(context, seed) for seed in seeds]))
     seeds = [proposal.example for proposal in offered]
@@ -73,7 +75,7 @@ def run(context: Context) -> None:
         proposals = gate.let_in([_judged(context, row) for row in made])
         mixed = [proposal._replace(teacher=teachers, licence=licences) for proposal in proposals]
     mixed = [proposal for proposal in mixed if _passes(proposal, dropped)]
-    kept = [*_repeated(human, config.seed_repeats), *taught, *mixed]
+    kept = [*_repeated(human, config.seed_repeats), *(one for one in taught for _ in range(weigh.times(one))), *mixed]
     again = _still(context, human, taught, kept)
     kept += again
     if not kept:
@@ -118,6 +120,28 @@ class Dropped:
         cases = self.cases.setdefault(why, [])
         if len(cases) < CASES:
             cases.append({"input": text_of(self.task, proposal.example), "text": proposal.completion, "reason": reason})
+
+
+class Weigher:
+    """How often rows come, by the weights of their teachers. What no call brought, but the student said itself, comes once."""
+
+    def __init__(self, context: Context) -> None:
+        given = context.config.select.weights
+        self.weights = {known_as(each): given[each.model] for each in context.config.teachers if each.model in given}
+
+    def times(self, proposal: Proposal) -> int:
+        """Of 1.5 each comes once, and half of them, by their ids, once more."""
+        teacher = proposal.teacher
+        mine = (weight for name, weight in self.weights.items() if teacher == name or teacher.startswith(f"{name} "))
+        weight = next(mine, 1.0) if proposal.call else 1.0
+        return int(weight) + (int(proposal.example.id, 16) < weight % 1 * 16 ** len(proposal.example.id))
+
+    def let_by(self, proposals: Sequence[Proposal], dropped: Dropped) -> list[Proposal]:
+        """Those that come at all."""
+        for proposal in proposals:
+            if not self.times(proposal):
+                dropped.add("weight", proposal, f"not all rows of {proposal.teacher} are wanted (select.weights)")
+        return [proposal for proposal in proposals if self.times(proposal)]
 
 
 class Gate:

@@ -126,14 +126,15 @@ def asker_for(
     make: Callable[..., Asker] = Asker,
     spent: Spent | None = None,
 ) -> Asker:
-    """Who asks the config's teacher. `spent` is the account of those who share one."""
-    runtime = config.runtime
+    """Who asks the config's teacher, without `limits` for new replies of `runtime.max_money` at most. `spent` is the account of
+    those who share one."""
+    runtime = config.runtime.of(config.teacher.model)
     ahead = AHEAD if isinstance(teacher, PostedTeacher) and not config.pool.teachers else 0.0
     concurrency = max(runtime.concurrency, teacher.at_once)
     return make(
         teacher,
         ledger,
-        limits=limits,
+        limits=limits or Limits(money=config.runtime.max_money, found=False),
         concurrency=concurrency,
         attempts=runtime.attempts,
         price=config.teacher.price,
@@ -148,6 +149,7 @@ def asker_for(
         constrained=config.teacher.asks_schema,
         top_logprobs=config.teacher.top_logprobs,
         spent=spent,
+        copies=2 if runtime.hedge_s and config.teacher.base_url else 1,
     )
 
 
@@ -167,7 +169,7 @@ async def label_all(
     asker: Asker, labeler: Labeler, examples: Sequence[Example], config: Config, *, whole: bool = False
 ) -> list[Reply | None]:
     """A greedy label for each example, None where the teacher failed. Requests go out in the order of their prefixes. `whole`:
-    None only where it refuses for good; raises TeacherError where an answer may yet be had."""
+    None only where it refuses for good; raises TeacherError where an answer may yet be had, and always for a budget."""
     requests = [label_request(labeler, example, config) for example in examples]
     order = sorted(range(len(requests)), key=lambda i: [message.content for message in requests[i].messages])
     replies: list[Reply | None] = [None] * len(requests)
@@ -176,7 +178,7 @@ async def label_all(
         try:
             replies[place] = (await asker.ask(requests[place])).reply
         except TeacherError as error:
-            if error.fatal or (whole and error.kind in RETRIED):
+            if error.fatal or error.kind == "budget" or (whole and error.kind in RETRIED):
                 raise
 
     await asyncio.gather(*(one(place) for place in order))

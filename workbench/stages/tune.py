@@ -56,7 +56,7 @@ async def _tuned(
     teacher = build_teacher(config.teacher, config.runtime, ledger)
     try:
         await teacher.prepare()
-        asker = asker_for(teacher, ledger, config, Limits(calls=calls))
+        asker = asker_for(teacher, ledger, config, Limits(calls=calls, money=config.runtime.max_money))
         engine = Engine(asker, asyncio.get_running_loop(), config)
         await asyncio.to_thread(_optimize, task, seeds, engine, optimizer, calls, file)
         scored = asker_for(teacher, ledger, config)
@@ -184,7 +184,9 @@ def _mipro(start: Any, shown: Any, scored: Any, metric: Any, calls: int, lm: Any
     try:
         import optuna  # noqa: F401 - dspy's optimizer imports it in its constructor, and fails without a word of help
     except ImportError:
-        raise ConfigError("MIPROv2 needs optuna", "pip install optuna, or take --optimizer gepa or bootstrap") from None
+        raise ConfigError(
+            "MIPROv2 needs optuna", "pip install 'distillation-workbench[tune]', or take --optimizer gepa or bootstrap"
+        ) from None
     trials = max(1, calls // len(scored) - 2)
     search = dspy.MIPROv2(
         metric=metric,

@@ -4,10 +4,13 @@
 are under way, what the client does around each of them is a quarter of its CPU.
 """
 
+import calendar
 import json
 import math
 import os
+import time
 from contextlib import AbstractAsyncContextManager
+from email.utils import parsedate
 from http import HTTPStatus
 from statistics import fmean
 from types import SimpleNamespace
@@ -17,6 +20,7 @@ from workbench.errors import TeacherError
 from workbench.ledger import redact, writable
 from workbench.types import Reply, Request, TokenLogprobs, Usage
 
+FORMAT = "response_format"
 SHORTEST_KEY = 8  # `local` is no secret
 
 
@@ -59,7 +63,8 @@ class OpenAITeacher:
         )
         self._url = self.client.base_url.join("chat/completions")
         said = {**self.client.auth_headers, **self.client.default_headers}
-        self._headers = httpx.Headers({name: told for name, told in said.items() if isinstance(told, str)})
+        self._headers = httpx.Headers(self._wire.headers)
+        self._headers.update({name: told for name, told in said.items() if isinstance(told, str)})
         self._extensions = {"timeout": httpx.Timeout(timeout_s).as_dict()}
 
     async def prepare(self) -> None:
@@ -73,11 +78,12 @@ class OpenAITeacher:
 
         from workbench.teachers.wire import TWICE
 
+        body = self.body(request) | own
         try:
             try:
-                answer, response = await self._ask(self.body(request) | own)
+                answer, response = await self._ask(body)
             except openai.APIStatusError as error:
-                if error.status_code != HTTPStatus.BAD_REQUEST or request.json_schema is None or self.schemas_refused:
+                if error.status_code != HTTPStatus.BAD_REQUEST or FORMAT not in body:
                     raise
                 # no schemas at all here, or not of this form: the validators see to it
                 answer, response = await self._ask(self.body(request, schema=False) | own)
@@ -88,6 +94,10 @@ class OpenAITeacher:
             raise self.told(error, request.top_logprobs) from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise TeacherError(f"the reply is not JSON: {error}", kind="bad_reply") from None
+        except ValueError as error:
+            raise TeacherError(
+                f"{self._where} cannot be asked: {error}", "check teacher.base_url", kind="refused", fatal=True
+            ) from None
         reply = reply_of(answer, response.elapsed.total_seconds(), request.top_logprobs)
         if not response.extensions.get(TWICE):
             return reply
@@ -119,9 +129,8 @@ class OpenAITeacher:
         response = await self._wire.exchange(
             httpx.Request("POST", self._url, headers=self._headers, content=content, extensions=self._extensions)
         )
-        if response.is_error:
-            said = f"Error code: {response.status_code} - {response.text}"
-            raise openai.APIStatusError(said, response=response, body=None)
+        if not response.is_success:
+            raise openai.APIStatusError(_said(response), response=response, body=None)
         return json.loads(response.content, object_hook=lambda fields: SimpleNamespace(**fields)), response
 
     def told(self, error: Exception, top_logprobs: int = 0) -> TeacherError:
@@ -136,7 +145,7 @@ class OpenAITeacher:
         # a refused connection is a `ConnectTimeout` to the transport
         if isinstance(cause, httpx.TimeoutException) and not isinstance(cause, httpx.ConnectTimeout):
             return self._late()
-        if isinstance(cause, httpx.TransportError | OSError):
+        if isinstance(cause, httpx.TransportError | OSError) or cause is not error:
             return TeacherError(f"{where} cannot be reached", "is the server up, and the network?", kind="network")
         return TeacherError(f"{where} answered nonsense: {self.without_key(str(error))[:200]}", kind="bad_reply")
 
@@ -165,7 +174,8 @@ class OpenAITeacher:
                 kind="rate",
                 wait_s=_seconds(error.response.headers.get("retry-after", "")),
             )
-        return TeacherError(f"{where} failed (HTTP {status})", "try again later", kind="server")
+        wait_s = _seconds(error.response.headers.get("retry-after", ""))
+        return TeacherError(f"{where} failed (HTTP {status})", "try again later", kind="server", wait_s=wait_s)
 
     def _late(self) -> TeacherError:
         return TeacherError(f"{self._where} did not answer in time", "raise runtime.timeout_s", kind="timeout")
@@ -181,7 +191,16 @@ class OpenAITeacher:
 def _format(schema: dict[str, Any]) -> dict[str, Any]:
     """Not `strict`: that wants every property required, and a task's optional arguments are not."""
     wanted = {"name": "answer", "schema": schema, "strict": False}
-    return {"response_format": {"type": "json_schema", "json_schema": wanted}}
+    return {FORMAT: {"type": "json_schema", "json_schema": wanted}}
+
+
+def _said(response: Any) -> str:
+    """Of a refusal what JSON says in it, and not how: a key may be escaped there."""
+    try:
+        said = response.json()
+    except ValueError:
+        said = response.text
+    return f"Error code: {response.status_code} - {said}"
 
 
 def reply_of(answer: Any, seconds: float, top_logprobs: int = 0) -> Reply:
@@ -255,10 +274,14 @@ def _piece(entry: Any) -> str:
 
 
 def _seconds(header: str) -> float:
-    """A Retry-After header in seconds; 0 for a date, which the asker's own waiting serves as well."""
+    """Of a Retry-After header: a number, or the date until when; 0 where it is neither."""
     try:
         return max(0.0, float(header))
     except ValueError:
+        until = parsedate(header)
+    try:
+        return max(0.0, calendar.timegm(until) - time.time()) if until else 0.0
+    except (ValueError, OverflowError):  # no year that there is
         return 0.0
 
 

@@ -31,10 +31,13 @@ TURN_TOKENS = 16  # that a chat template writes around a message, at most
 
 @dataclass
 class Limits:
+    """`found`: replies that the ledger holds count too, for the work rests on them."""
+
     calls: int = 10**9
     tokens: int = 10**12
     money: float = float("inf")
     minutes: float = 10**6
+    found: bool = True
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Asker:
         constrained: bool = True,
         top_logprobs: int = 0,
         spent: Spent | None = None,
+        copies: int = 1,
     ) -> None:
         self.teacher = teacher
         self.ledger = ledger
@@ -113,6 +117,7 @@ class Asker:
         self._silent: int | None = 0  # replies that told none, until one told some
         self.ended = ""  # the budget that refused a request, in words; empty while none did
         self.attempts = attempts
+        self._copies = copies
         self.price = price  # per million tokens read and written
         self.concurrency = concurrency
         self.pace = pace or Pace(concurrency)
@@ -150,11 +155,12 @@ class Asker:
             self.spent.calls += 1  # before the answer is there: many who ask at once do not pass the limit together
         try:
             found = await self.found(key)
-            if first:
+            counts = first and (found is None or self.limits.found)
+            if counts:
                 self.check_budget(key, late=found is not None)
             if found is None:
                 return self._answered(key, request, await self._answer(key, request))
-            if first:
+            if counts:
                 self._count_earlier(found)
             return self._answered(key, request, found.reply)
         except BaseException:
@@ -217,7 +223,10 @@ class Asker:
         reached = self.spent.over(self.limits, late=late or key in self._late)
         if reached:
             self.ended = reached
-            raise TeacherError(reached, "raise sample.max_calls, max_tokens, max_money or max_minutes", kind="budget")
+            which = (
+                "sample.max_calls, max_tokens, max_money or max_minutes" if self.limits.found else "runtime.max_money"
+            )
+            raise TeacherError(reached, f"raise {which}", kind="budget")
 
     def _patience(self, key: str) -> float | None:
         """Seconds until the minutes are up, for a teacher in this process: it takes all requests at once, and what it drops
@@ -231,9 +240,9 @@ class Asker:
         more than what is under way. A token is a byte at least."""
         if request is not None:
             read = sum(len(message.content.encode(errors="replace")) + TURN_TOKENS for message in request.messages)
-            money = (read * self.price[0] + request.max_tokens * self.price[1]) / 1e6
+            money = self._copies * (read * self.price[0] + request.max_tokens * self.price[1]) / 1e6
             tokens, most = self._dearest
-            self._dearest = (max(tokens, read + request.max_tokens), max(most, money))
+            self._dearest = (max(tokens, self._copies * (read + request.max_tokens)), max(most, money))
         tokens, money = self._dearest
         self.pace.strict = (
             self.spent.tokens + self.pace.most_inside * tokens >= self.limits.tokens
@@ -293,7 +302,7 @@ class Asker:
             self._failures_in_a_row += 1
             if error.fatal:
                 self._broken = error
-            if error.kind == "rate":
+            if error.kind == "rate" or error.wait_s:
                 self.pace.slow_down(min(error.wait_s, WAIT_AT_MOST_S))
             if self._failures_in_a_row >= self._dead_after and not error.fatal:
                 self._broken = TeacherError(

@@ -32,6 +32,7 @@ def build_teacher(
     With a ledger, an API is asked by a process of its own, which brings its replies there whatever becomes of this one, or
     in batches (`teacher.batch`). Without one, an API's `lane` is held while it has a request.
     """
+    runtime = runtime.of(config.model)
     if config.base_url:
         key = key_of(config)
         if ledger is not None and not config.batch:
