@@ -1,8 +1,10 @@
 """Near duplicates: the bound that spares most texts the MinHash never hides one that is alike."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench import duplicates
 from workbench.duplicates import NearDuplicates
 
 WORDS = st.lists(
@@ -30,8 +32,9 @@ def test_the_bound_hides_none_that_is_alike(rows: list[list[str]], asked: list[s
     assert bounded.like(texts[0]) is not None, "a text is like itself"
 
 
-def test_what_is_nowhere_near_is_not_looked_for() -> None:
+def test_what_is_nowhere_near_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     known = NearDuplicates(0.8)
     known.add("one", "set a timer for ten minutes")
     assert known.like("set a timer for ten minutes!") == "one"
+    monkeypatch.setattr(duplicates, "_minhash", lambda grams: pytest.fail("it was looked for"))
     assert known.like("wake me at seven") is None

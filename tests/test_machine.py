@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.machine import multiplies_bf16, temporary_folder
+from workbench.machine import cpu, multiplies_bf16, temporary_folder
 
 LIVES = """
 import pathlib, sys, workbench.machine as m
@@ -60,3 +60,13 @@ def test_a_processor_that_multiplies_in_bf16_says_so(tmp_path: Path, flags: str,
     assert not multiplies_bf16(told), "no Linux"
     told.write_text(f"processor\t: 0\nflags\t\t: fpu {flags} sse\n\nprocessor\t: 1\n")
     assert multiplies_bf16(told) == able
+
+
+def test_processors_that_are_called_alike_are_told_apart(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    assert cpu(told), "no Linux"
+    told.write_text("model name\t: AMD EPYC\n")
+    assert cpu(told) == "AMD EPYC"
+    block = "processor\t: {}\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC: 2\n\n"
+    told.write_text(block.format(0) + block.format(1))
+    assert cpu(told) == "AMD EPYC: 2 (family 25, model 1)"

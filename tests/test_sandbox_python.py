@@ -150,8 +150,14 @@ def test_nothing_is_left_running(sandbox):
 
 def test_what_is_drawn_and_what_time_it_is_are_always_the_same(sandbox):
     body = "import random; from datetime import datetime; return [random.random(), str(datetime.now())]"
-    first, second = tried(sandbox, body), tried(PythonSandbox(), body)
-    assert first == second
+    another = PythonSandbox()
+    assert tried(sandbox, body) == tried(another, body)
+    another.close()
+
+
+def test_its_version_is_in_a_stages_key():
+    names = [file.name for file in runs("code", "total", ROWS).files]
+    assert names == ["python.py", "METADATA"]
 
 
 RIGHT = "def total(rows):\n    return sum(row['price'] * row['count'] for row in rows)\n"
@@ -166,6 +172,11 @@ ROWS = [[[{"price": 0.1, "count": 3}]], [[]]]
         ("def total(rows):\n    return 0.3 * len(rows)", RIGHT, "pass", ""),  # 0.30000000000000004 is 0.3
         ("def total(rows):\n    return 0.3", RIGHT, "fail", "total([]) gives 0.3, the target's 0"),
         ("def total(rows):\n    return float('nan')", "total = lambda rows: float('nan')", "pass", ""),
+        ("def total(rows):\n    return 10 ** 5000", RIGHT, "fail", "cannot be compared"),
+        ("def total(rows):\n    x = []\n    for _ in range(900): x = [x]\n    return x", RIGHT, "fail", ""),
+        ("import sys\ndef total(rows):\n    return sys.version_info", RIGHT, "fail", "gives "),
+        ("def total(rows):\n    return {0.1 + 0.2}", "total = lambda rows: {0.3}", "pass", ""),
+        (None, RIGHT, "fail", "it is no text"),
         ("def total(rows):\n    return [1] * 100", RIGHT, "fail", "gives [1, 1, 1"),
     ],
 )

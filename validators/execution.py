@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import distribution
 from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from workbench.declaration import Task
-from workbench.sandbox import CodeError, PythonSandbox, QueryError, SqlSandbox, sql
+from workbench.sandbox import CodeError, PythonSandbox, QueryError, SqlSandbox, python, sql
 from workbench.types import Check, Judged
 
 DIGITS = 6  # of a number that is compared, after the point
@@ -77,6 +78,12 @@ class Runs:
     name: str = "runs"
     heavy: bool = True
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The sandbox, and what tells which Monty is in it."""
+        told = next(file for file in distribution("pydantic-monty-runtime").files or () if file.name == "METADATA")
+        return (Path(python.__file__), Path(str(told.locate())))
+
     def judge(self, judged: Judged, task: Task) -> Check:
         sandbox = _interpreter(self.seconds, self.memory_mb, os.getpid())
         target = judged.example.target
@@ -87,12 +94,20 @@ class Runs:
         if target is None:
             return Check(validator=self.name, outcome="pass")
         wanted = sandbox.call(target[self.field], self.function, self.arguments)  # one that fails is the task's fault
-        for each, ours, theirs in zip(self.arguments, given, wanted, strict=True):
-            if _to_digits(ours) != _to_digits(theirs):
-                called = f"{self.function}({', '.join(map(repr, each))})"
-                reason = f"{called} gives {repr(ours)[:SHOWN]}, the target's {repr(theirs)[:SHOWN]}"
-                return Check(validator=self.name, outcome="fail", reason=reason)
-        return Check(validator=self.name, outcome="pass")
+        theirs = [_to_digits(value) for value in wanted]
+        try:
+            differs = next((at for at, value in enumerate(given) if _to_digits(value) != theirs[at]), None)
+            reason = "" if differs is None else self._told(differs, given, wanted)
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # a number with too many digits to show, a list in a list in a list
+            reason = f"what it gives cannot be compared: {error}"
+        return Check(validator=self.name, outcome="fail" if reason else "pass", reason=reason)
+
+    def _told(self, at: int, given: Sequence[Any], wanted: Sequence[Any]) -> str:
+        called = f"{self.function}({', '.join(map(repr, self.arguments[at]))})"
+        return f"{called} gives {repr(given[at])[:SHOWN]}, the target's {repr(wanted[at])[:SHOWN]}"
 
 
 def runs(
@@ -113,11 +128,12 @@ def _interpreter(seconds: float, memory_mb: float, process: int) -> PythonSandbo
 
 
 def _to_digits(value: Any) -> Any:
-    """With the numbers in it rounded, however deep; one that is none is like any other such."""
+    """With the numbers in it rounded, however deep; not-a-number is like itself."""
     if isinstance(value, float):
-        return round(value, DIGITS) if isfinite(value) else repr(value)
-    if isinstance(value, list | tuple):
-        return type(value)(map(_to_digits, value))
+        return round(value, DIGITS) if isfinite(value) else (float, repr(value))
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return kind(map(_to_digits, value))
     if isinstance(value, dict):
         return {key: _to_digits(each) for key, each in value.items()}
     return value

@@ -10,7 +10,7 @@ from typing import Any
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SPOKEN_BYTES = 2**16  # that it may print for nobody
-SPARE_S = 5.0  # beyond its seconds, before a process that answers nothing is killed
+SPARE_S = 5.0  # beyond its seconds, before a process is killed that does not end by itself: it has not had its core
 
 
 class CodeError(Exception):
@@ -29,7 +29,7 @@ class PythonSandbox:
             "max_memory": int(memory_mb * 2**20),
             "max_total_sleep_secs": 0.0,
         }
-        self._most_s = seconds + SPARE_S
+        self._seconds = seconds
         self._pool: Any = None
 
     def call(self, code: str, function: str, arguments: Sequence[Sequence[Any]]) -> list[Any]:
@@ -37,6 +37,8 @@ class PythonSandbox:
         and ImportError where Monty is not installed."""
         import pydantic_monty
 
+        if not isinstance(code, str):
+            raise CodeError("it is no text")
         policy: Any = {"datetime": NOW, "sleep": "zero", "random_start": {"seed": 0}}
         try:
             with self._workers().checkout(limits=self._limits, os_policy=policy) as session:
@@ -46,7 +48,7 @@ class PythonSandbox:
                     session.feed_run(f"{function}(*given)", inputs={"given": list(each)}, **said) for each in arguments
                 ]
         except pydantic_monty.MontyCrashedError as error:
-            late = f"it takes more than {self._most_s:g} seconds"
+            late = f"it takes more than {self._seconds:g} seconds"
             raise CodeError(late if error.timed_out else "its process died: too much memory, or too deep") from None
         except (pydantic_monty.MontySyntaxError, pydantic_monty.MontyRuntimeError) as error:
             raise CodeError(error.display("type-msg")) from None
@@ -62,5 +64,8 @@ class PythonSandbox:
         from pydantic_monty import Monty
 
         if self._pool is None:
-            self._pool = Monty(min_processes=1, max_processes=1, request_timeout=self._most_s).__enter__()
+            most_s = self._seconds + SPARE_S
+            self._pool = Monty(
+                min_processes=1, max_processes=1, request_timeout=most_s, feed_duration_limit_grace=SPARE_S
+            ).__enter__()
         return self._pool
