@@ -26,16 +26,17 @@ def test_the_table(tmp_path: Path) -> None:
     task = registry.load(str(write_task(tmp_path)))
     family = [
         Member(
-            name=name, size_bytes=size, dev=dev, exact=Score(dev, dev - 5, dev + 5), only_first=lost, only_this=won,
-            against=0.5, seconds=seconds,
+            name=name, folder=folder, size_bytes=size, dev=dev, exact=Score(dev, dev - 5, dev + 5), only_first=lost,
+            only_this=won, against=0.5, seconds=seconds,
         )
-        for name, size, dev, lost, won, seconds in (
-            ("the student", 100_000_000, 60, 0, 0, 0.2), ("1 blocks, 64 neurons", 40_000_000, 58, 3, 1, 0.1)
+        for name, folder, size, dev, lost, won, seconds in (
+            ("the student", "student", 100_000_000, 60, 0, 0, 0.2),
+            ("1 blocks, 64 neurons", "1x64", 40_000_000, 58, 3, 1, 0.1),
         )
     ]  # fmt: skip
     lines = told(task, family)
-    assert "| the student | 100 MB | 60.0 | 60.0 (55.0 to 65.0) | – | – | – | 0.20 | 1.0 |" in lines
-    assert "| 1 blocks, 64 neurons | 40 MB | 58.0 | 58.0 (53.0 to 63.0) | 1 | 3 | 0.500 | 0.10 | 2.0 |" in lines
+    assert "| the student | student | 100 MB | 60.0 | 60.0 (55.0 to 65.0) | – | – | – | 0.20 | 1.0 |" in lines
+    assert "| 1 blocks, 64 neurons | 1x64 | 40 MB | 58.0 | 58.0 (53.0 to 63.0) | 1 | 3 | 0.500 | 0.10 | 2.0 |" in lines
 
 
 def test_the_walk(tiny: Path, smollm2: Path, smollm2_hf: Path, tmp_path: Path) -> None:
@@ -53,6 +54,9 @@ def test_the_walk(tiny: Path, smollm2: Path, smollm2_hf: Path, tmp_path: Path) -
     ]  # fmt: skip
     done = here(tmp_path, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
+    experts = sorted((tmp_path / "compare" / "talk-cascade").iterdir())
+    assert [folder.name for folder in experts] == ["1x64", "2x128", "student"]
+    assert all((folder / "model.gguf").is_file() and (folder / "README.md").is_file() for folder in experts)
     family = tmp_path / ".workbench" / "family"
     child, between = (next(path for path in family.glob(f"talk-{size}-*[0-9a-f]")) for size in ("1x64", "2x128"))
     few, whole = (json.loads((folder / "config.json").read_text()) for folder in (between, tiny))

@@ -115,6 +115,9 @@ def test_the_walk(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:
     written = (tmp_path / "compare" / "talk.md").read_text()
     assert written.strip() in done.stdout and "Take sft" in written
     assert (tmp_path / "compare" / "talk.svg").read_text().startswith("<?xml")
+    for name in ("sft-0", "kd-0"):
+        bill = here(tmp_path, "audit", str(tmp_path / "compare" / "talk" / name))
+        assert bill.returncode == 0 and "talk" in bill.stdout, "an expert that can be used"
     again = here(tmp_path, *arguments)
     assert "runs" not in again.stdout.replace("ways of learning", ""), "nothing is trained twice"
 

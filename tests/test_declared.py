@@ -60,6 +60,7 @@ def loaded(folder: Path, old: str, new: str) -> tuple[str, str]:
         ('accept({"text": "open maps"},', 'accept("open maps",', "Probe.input is the text 'open maps'", '{"text": "..."}'),
         (PROBES, "probes=None", "Task.probes is None", "[accept(...), reject(...)]"),
         (SOURCES, "styles='short'", "Task.styles is the text 'short'", "in a list"),
+        (SOURCES, "styles={'voice': []}", "Task.styles is a dict", "by knob"),
         (SOURCES, 'profiles={"full": 3}', "Task.profiles['full'] is 3", '{"full": {"sample": '),
         (SOURCES, 'lets_by="40"', "Task.lets_by is the text '40'", "lets_by=40"),
         (SOURCES, "floor=400", "Task.floor is 400", "from 0 to 100"),

@@ -7,6 +7,7 @@ pieces that unknown ones will come in, and ends on the grid of its file (`distil
 and test, and timed as its file.
 
     compare/TASK-cascade.md, compare/TASK-cascade.svg      in the project's folder
+    compare/TASK-cascade/SIZE/                             each expert
 """
 
 import json
@@ -40,6 +41,7 @@ class Member(Frozen):
     """One of the family. `against` is the p value of McNemar's test on test against the first."""
 
     name: str
+    folder: str
     size_bytes: int
     dev: float
     exact: Score
@@ -67,17 +69,24 @@ def sizes_of(text: str) -> list[tuple[int, int]]:
 
 
 def cascade(
-    task: Task, config: Config, sizes: Sequence[tuple[int, int]], project: Path, *, dry: bool = False
+    task: Task,
+    config: Config,
+    sizes: Sequence[tuple[int, int]],
+    project: Path,
+    *,
+    dry: bool = False,
+    accept: Sequence[str] = (),
 ) -> list[Member]:
     """Walks what is not there yet, the full student first, and writes the table and the figure; `dry`: looks the first over,
-    and gives none. Children learn without dropout, on a base in bf16, and with rare words in pieces. Raises ConfigError for
-    sizes that make no smaller model."""
+    and gives none. `accept`: names of terms that the user accepts. Children learn without dropout, on a base in bf16, and with
+    rare words in pieces. Raises ConfigError for sizes that make no smaller model."""
     _smaller_each(config, sizes, fetch=not dry)
     trainings = 1 + len(sizes)
     print(f"{trainings} trainings (the student and {len(sizes)} pruned from it): {at_most(config)}", flush=True)
     if dry:
-        commands.run(task, config, until=label("export", config.rounds.count), dry=True)
+        commands.run(task, config, until=label("export", config.rounds.count), dry=True, accept=accept)
         return []
+    home = project / FOLDER / f"{task.name}-cascade"
     walks: list[tuple[Config, Shipped]] = []
     share = RESPLIT if config.train.resplit is None else config.train.resplit
     for_children = {"quantize_base": "bf16", "dropout": 0.0, "resplit": share}
@@ -86,7 +95,7 @@ def cascade(
             child = _child(task, *walks[-1], size, project, trim=len(walks) == 1)
             config = child.model_copy(update={"train": config.train.model_copy(update=for_children)})
         print(f"--- {_name(size)}", flush=True)
-        walks.append((config, walked(task, config)))
+        walks.append((config, walked(task, config, home / _folder(size), accept)))
     files = [shipped.file for _, shipped in walks]
     rights = [right_on_test(task, config, file) for file in files]
     family: list[Member] = []
@@ -96,6 +105,7 @@ def cascade(
         family.append(
             Member(
                 name=_name(size),
+                folder=_folder(size),
                 size_bytes=shipped.file.stat().st_size,
                 dev=shipped.dev,
                 exact=ratio([(float(one), 1.0) for one in right]),
@@ -145,6 +155,10 @@ def _shape(student: str, *, fetch: bool) -> tuple[int, int] | None:
 
 def _name(size: tuple[int, int] | None) -> str:
     return "the student" if size is None else f"{size[0]} blocks, {size[1]:,} neurons"
+
+
+def _folder(size: tuple[int, int] | None) -> str:
+    return "student" if size is None else f"{size[0]}x{size[1]}"
 
 
 def _child(task: Task, config: Config, parent: Shipped, size: tuple[int, int], project: Path, *, trim: bool) -> Config:
@@ -208,17 +222,18 @@ def told(task: Task, family: Sequence[Member]) -> list[str]:
         f"# {task.name}: a family of experts",
         "",
         "Each is pruned from the one above it and trained on the same rows; the file that would ship, in llama.cpp. Exact "
-        "match in percent, on test with 95 % bootstrap intervals; seconds of one request alone.",
+        "match in percent, on test with 95 % bootstrap intervals; seconds of one request alone. The experts are in "
+        f"{FOLDER}/{task.name}-cascade/.",
         "",
-        "| expert | size | dev | test | alone right | the first alone | p | seconds | times as fast |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| expert | folder | size | dev | test | alone right | the first alone | p | seconds | times as fast |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for one in family:
         test = f"{one.exact.value:.1f} ({one.exact.low:.1f} to {one.exact.high:.1f})"
         paired = "– | – | –" if one is first else f"{one.only_this} | {one.only_first} | {one.against:.3f}"
         lines.append(
-            f"| {one.name} | {one.size_bytes / 1e6:.0f} MB | {one.dev:.1f} | {test} | {paired} | {one.seconds:.2f} | "
-            f"{first.seconds / one.seconds:.1f} |"
+            f"| {one.name} | {one.folder} | {one.size_bytes / 1e6:.0f} MB | {one.dev:.1f} | {test} | {paired} | "
+            f"{one.seconds:.2f} | {first.seconds / one.seconds:.1f} |"
         )
     return [*lines, "", f"![{task.name}]({task.name}-cascade.svg)"]
 

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli_options import ConfigOpt, DryOpt, MethodOpt, ProfileOpt, SetOpt, StudentOpt, TaskArg, TeacherOpt
+from workbench.cli_options import (
+    AcceptOpt,
+    ConfigOpt,
+    DryOpt,
+    MethodOpt,
+    ProfileOpt,
+    SetOpt,
+    StudentOpt,
+    TaskArg,
+    TeacherOpt,
+)
 from workbench.cli_stores import ledger_app, models_app
 from workbench.errors import WorkbenchError
 
@@ -49,9 +59,7 @@ def run(
     until: Annotated[str, typer.Option(help="Stop after this stage.")] = "",
     force: Annotated[str, typer.Option(help="Run this stage though nothing changed.")] = "",
     dry_run: DryOpt = False,
-    accept_terms: Annotated[
-        list[str] | None, typer.Option(help="Name of a teacher's terms that you accept; `licences` lists them.")
-    ] = None,
+    accept_terms: AcceptOpt = None,
 ) -> None:
     """Turn a task into an expert, from its data to the shipped file and its report. Goes on where it was stopped. Without a
     profile, in the quick one."""
@@ -71,6 +79,21 @@ def new(name: Annotated[str, typer.Argument(help="A Python name for the task.")]
 
     path = write_task(Path.cwd(), name)
     print(f"{path} is written. Next: workbench check {path.name}")
+
+
+@app.command()
+def split(
+    file: Annotated[Path, typer.Argument(help="Labelled rows, a JSON object a line: input, target, and group if any.")],
+    to: Annotated[Path, typer.Option(help="The folder for seeds.jsonl, dev.jsonl and test.jsonl.")],
+    dev: Annotated[float, typer.Option(help="The share of dev, to choose by.")] = 0.2,
+    test: Annotated[float, typer.Option(help="The share of test, to score by, once.")] = 0.4,
+) -> None:
+    """Split labelled rows into seeds, dev and test; rows of one group stay together."""
+    from workbench import splitting
+
+    found, again = splitting.split(file, to, dev, test)
+    told = ", ".join(f"{count:,} {name}" for name, count in found.items())
+    print(f"{to}: {told} rows" + (f"; left out, for their input had come before: {again:,}" if again else ""))
 
 
 @app.command("list")
@@ -216,6 +239,7 @@ def compare(
     set_: SetOpt = None,
     config: ConfigOpt = None,
     dry_run: DryOpt = False,
+    accept_terms: AcceptOpt = None,
 ) -> None:
     """Ways of learning on the same rows: which of them pays on this task, with several seeds each. Without a profile, in the
     full one."""
@@ -226,7 +250,7 @@ def compare(
         found, profile, set_ or [], file=config, teacher=teacher, student=student, default="full"
     )
     names = [name for name in (part.strip() for part in methods.split(",")) if name]
-    standings = comparison.compare(found, settings, names, seeds, Path.cwd(), dry=dry_run)
+    standings = comparison.compare(found, settings, names, seeds, Path.cwd(), dry=dry_run, accept=accept_terms or [])
     if standings:  # of a dry run none
         print("\n".join(comparison.told(found, standings)))
 
@@ -241,6 +265,7 @@ def cascade(
     set_: SetOpt = None,
     config: ConfigOpt = None,
     dry_run: DryOpt = False,
+    accept_terms: AcceptOpt = None,
 ) -> None:
     """A family of experts, each pruned from the one before and trained on the same rows: size, score and speed. Without a
     profile, in the full one."""
@@ -250,7 +275,8 @@ def cascade(
     settings = commands.settings(
         found, profile, set_ or [], file=config, teacher=teacher, student=student, default="full"
     )
-    family = cascade.cascade(found, settings, cascade.sizes_of(sizes), Path.cwd(), dry=dry_run)
+    accept = accept_terms or []
+    family = cascade.cascade(found, settings, cascade.sizes_of(sizes), Path.cwd(), dry=dry_run, accept=accept)
     if family:  # of a dry run none
         print("\n".join(cascade.told(found, family)))
 

@@ -29,3 +29,6 @@ MethodOpt = Annotated[
     ),
 ]
 DryOpt = Annotated[bool, typer.Option("--dry-run", help="Look everything over, say what would run, and do nothing.")]
+AcceptOpt = Annotated[
+    list[str] | None, typer.Option(help="Name of a teacher's terms that you accept; `licences` lists them.")
+]

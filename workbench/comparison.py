@@ -4,6 +4,7 @@ Each method with each seed is walked to its export, and the file that would ship
 is chosen is chosen on dev: the test rows tell how far it holds.
 
     compare/TASK.md, compare/TASK.svg, compare/TASK.json      in the project's folder
+    compare/TASK/METHOD-SEED/                                 the expert that each would ship
 """
 
 import json
@@ -17,7 +18,7 @@ from workbench.config import Config, checked
 from workbench.declaration import Task
 from workbench.errors import ConfigError
 from workbench.plan import label
-from workbench.runs import Lock, read_lock
+from workbench.runs import Lock, copy_expert, read_lock
 from workbench.scoring import Score, permutation, plainly_better, ratio
 from workbench.stages.attempt import try_method
 from workbench.stages.context import read_json
@@ -81,10 +82,18 @@ class Standing(Frozen):
 
 
 def compare(
-    task: Task, config: Config, names: Sequence[str], seeds: int, project: Path, *, dry: bool = False
+    task: Task,
+    config: Config,
+    names: Sequence[str],
+    seeds: int,
+    project: Path,
+    *,
+    dry: bool = False,
+    accept: Sequence[str] = (),
 ) -> list[Standing]:
     """Walks what is not there yet, and writes the table and the figure; `dry`: looks the first of them over, and gives none.
-    Raises ConfigError for a method that there is not, or that does not go with the task."""
+    `accept`: names of terms that the user accepts. Raises ConfigError for a method that there is not, or that does not go with
+    the task."""
     names = list(dict.fromkeys(names))
     if not names:
         raise ConfigError("--methods: name at least one method", f"there are {', '.join(methods.names())}")
@@ -97,11 +106,11 @@ def compare(
         f"{trainings}, {len(names)} x {seeds} (methods x seeds): {at_most(_as_long(config, None))}{others}", flush=True
     )
     if dry:
-        commands.run(task, configs[0], until=label("export", configs[0].rounds.count), dry=True)
+        commands.run(task, configs[0], until=label("export", configs[0].rounds.count), dry=True, accept=accept)
         return []
     found: list[Trained] = []
     for one in configs:  # of which each may be walked, as was looked at before
-        found.append(_trained(task, _as_long(one, found[0].made if found else None)))
+        found.append(_trained(task, _as_long(one, found[0].made if found else None), project, accept))
     standings = [_standing(found, name, names[0]) for name in names]
     folder = project / FOLDER
     folder.mkdir(exist_ok=True)
@@ -142,10 +151,10 @@ def _as_long(config: Config, steps: int | None) -> Config:
     )
 
 
-def _trained(task: Task, config: Config) -> Trained:
+def _trained(task: Task, config: Config, project: Path, accept: Sequence[str]) -> Trained:
     method, seed = config.distil.method, config.train.seed
     print(f"--- {method}, seed {seed}", flush=True)
-    shipped = walked(task, config)
+    shipped = walked(task, config, _expert(project, task, method, seed), accept)
     trained = [shipped.lock.exactly(label("train", number)) for number in range(1, config.rounds.count + 1)]
     every = [read_json(Path(entry.path) / "summary.json") for entry in trained if entry is not None]
     summaries = every[: shipped.lock.kept]
@@ -164,11 +173,16 @@ def _trained(task: Task, config: Config) -> Trained:
     )
 
 
-def walked(task: Task, config: Config) -> Shipped:
-    """A run up to its last export, or what is there of it."""
-    folder = commands.run(task, config, until=label("export", config.rounds.count))
+def _expert(project: Path, task: Task, method: str, seed: int) -> Path:
+    return project / FOLDER / task.name / f"{method}-{seed}"
+
+
+def walked(task: Task, config: Config, expert: Path, accept: Sequence[str]) -> Shipped:
+    """A run up to its last export, or what is there of it. What would ship is put into the folder `expert`."""
+    folder = commands.run(task, config, until=label("export", config.rounds.count), accept=accept)
     assert folder is not None, "it is no dry run"
     lock = read_lock(folder)
+    copy_expert(lock.artifacts["export"], expert)
     made = read_json(lock.artifacts["export"] / "export.json")
     files = {item["name"]: item for item in made["files"]}
     chosen = files[made["chosen"]]
@@ -245,7 +259,8 @@ def told(task: Task, standings: Sequence[Standing]) -> list[str]:
         f"# {task.name}: ways of learning",
         "",
         f"The same budget of teacher calls and steps of training, {seeds} seed{'s' if seeds > 1 else ''} each; exact match of "
-        "the file that ships, in percent, with 95 % bootstrap intervals over the test rows; rounds are those it rests on.",
+        "the file that ships, in percent, with 95 % bootstrap intervals over the test rows; rounds are those it rests on. "
+        f"Each one's expert is in {FOLDER}/{task.name}/METHOD-SEED/.",
         "",
         "| method | ships | MB | dev | dev, unquantized | test | each seed | rounds | difference | p | steps | minutes |",
         "|---|---|---:|---:|---:|---:|---|---|---:|---:|---:|---:|",

@@ -159,6 +159,8 @@ class Task:
     """One narrow job. A teacher whose exact match on dev is below `floor` percent is refused; so are cheap validators that
     together let through more than `lets_by` percent of the wrong answers in the checked sample.
 
+    `styles`: manners in which inputs are written, one of them half of the time; of several knobs each is turned so:
+    `{"voice": ["polite", "curt"], "noise": ["a typo or two"], "language": ["with a word of French"]}`.
     `profiles`: by a profile's name, the settings that this task needs otherwise: `{"full": {"sample": {"max_minutes": 18}}}`.
     """
 
@@ -167,7 +169,7 @@ class Task:
     validators: Sequence[Validator | DearValidator]
     sources: Sequence[Source] = ("seed", "recombine", "inverse")
     probes: Sequence[Probe] = ()
-    styles: Sequence[str] = ()
+    styles: Sequence[str] | Mapping[str, Annotated[Sequence[str], len]] = ()
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     floor: Percent = 0.0
     lets_by: Percent = 100.0
@@ -229,7 +231,7 @@ class Task:
         def made(row: dict[str, Any]) -> Example:
             if row["target"] is None:
                 raise TypeError("'target' is null")
-            return self.example(row["input"], split=split, target=row["target"])
+            return _grouped(self.example(row["input"], split=split, target=row["target"]), row)
 
         return [example for _, example in self._parsed(self.data.files[split], made, "`input` and `target`")]
 
@@ -237,7 +239,7 @@ class Task:
         """The author's own inputs that nobody has answered. Raises DataError with file and row."""
 
         def made(row: dict[str, Any]) -> Example:
-            return self.example(row["input"], split="new", source="corpus")
+            return _grouped(self.example(row["input"], split="new", source="corpus"), row)
 
         seen: set[bytes] = set()
         places = array("Q")
@@ -276,6 +278,14 @@ class Task:
 
     def _raw(self, row: dict[str, Any]) -> dict[str, Any]:
         return self.data.read(row) if self.data.read else row
+
+
+def _grouped(example: Example, row: Mapping[str, Any]) -> Example:
+    """With the group that the row names. Raises TypeError."""
+    group = row.get("group") or ""
+    if not isinstance(group, str):
+        raise TypeError("'group' is to be text")
+    return example.model_copy(update={"group": group}) if group else example
 
 
 class Corpus(Sequence[Example]):

@@ -28,7 +28,7 @@ WRITE = {
     "Task.validators": 'validators in a list: parses(), with parentheses; of a function of your own simple("name", function)',
     "Task.sources": 'names in a list: sources=("seed",), with a comma, or ["seed"]',
     "Task.probes": "probes in a list: [accept(...), reject(...)]",
-    "Task.styles": 'texts in a list: styles=["short", "polite"]',
+    "Task.styles": 'texts in a list: styles=["short", "polite"], or such lists by knob: styles={"voice": ["polite", "curt"]}',
     "Task.profiles": 'a profile\'s sections and their settings: {"full": {"sample": {"max_minutes": 18}}}',
     "Task.floor": "a number from 0 to 100, a percentage: floor=40",
     "Task.lets_by": "a number from 0 to 100, a percentage: lets_by=40",

@@ -42,7 +42,7 @@ def inspect(task: Task) -> Seen:
     for split in SPLITS:
         rows[split] = _first_of_each(task, _read(partial(task.rows, split), split, problems), problems, notes)
     corpus = _read(task.corpus, "corpus", problems) if "corpus" in task.sources else []
-    problems += _in_two_splits(rows)
+    problems += _in_two_splits(rows) + _groups_in_two_splits(rows)
     for where, found in (*rows.items(), ("corpus", corpus)):
         _prompts(task, where, found, problems, notes)
     problems += _unmatched(task)
@@ -100,6 +100,18 @@ def _in_two_splits(rows: Mapping[Split, Sequence[Example]]) -> list[Problem]:
         for split, found in rows.items()
         for row in found
         if first.setdefault(row.id, split) != split
+    ]
+
+
+def _groups_in_two_splits(rows: Mapping[Split, Sequence[Example]]) -> list[Problem]:
+    first: dict[str, Split] = {}
+    return [
+        _at_fault(
+            split, f"is of the group {row.group!r}, and so are {first[row.group]} rows: keep them in one file", row
+        )
+        for split, found in rows.items()
+        for row in found
+        if row.group and first.setdefault(row.group, split) != split
     ]
 
 

@@ -70,7 +70,7 @@ class Done:
 
 TRAINING = ("torch", "transformers", "peft", "bitsandbytes")
 STAGES = (
-    Stage("examples", 1),
+    Stage("examples", 2),
     Stage("shots", 6, ("examples",), ("teacher", "shots")),
     Stage(
         "sample",

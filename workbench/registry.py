@@ -11,7 +11,7 @@ import importlib.util
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -90,6 +90,15 @@ def load(name: str) -> Task:
     return made(known[name])
 
 
+def only(path: str, names: Iterable[str]) -> str:
+    """The one task of a file. Raises TaskError where it declares several."""
+    one, *more = names
+    if more:
+        each = " or ".join(f"{path}{IN_FILE}{name}" for name in (one, *more))
+        raise TaskError(f"{path} declares {1 + len(more)} tasks", f"write {each}")
+    return one
+
+
 def _in_path(path: str, wanted: str) -> Found:
     file = Path(path).resolve()
     if not file.is_file():
@@ -100,10 +109,7 @@ def _in_path(path: str, wanted: str) -> Found:
         raise TaskError(f"{path} declares no task", "decorate a function with @task() that returns a Task")
     if wanted and wanted not in found:
         raise TaskError(f"{path} declares no task {wanted!r}", f"it declares {', '.join(found)}")
-    if not wanted and len(found) > 1:
-        each = " or ".join(f"{path}{IN_FILE}{one}" for one in found)
-        raise TaskError(f"{path} declares {len(found)} tasks", f"write {each}")
-    return found[wanted] if wanted else next(iter(found.values()))
+    return found[wanted or only(path, found)]
 
 
 def made(found: Found) -> Task:

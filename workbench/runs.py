@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class RunFolder:
         self._save()
         export = self.lock.entry("export")
         if export is not None:
-            _link_tree(Path(export.path) / "expert", self.path / "expert")
+            copy_expert(Path(export.path), self.path / "expert")
         pointer = self.path.parent / "latest"
         fresh = pointer.with_name(f".latest.{os.getpid()}")
         fresh.symlink_to(self.path.name)
@@ -168,11 +168,11 @@ def newest_run(project: Path, name: str) -> Path:
 
 
 def _task(name: str) -> str:
-    """What was typed; of a task's file the task."""
+    """What was typed; of a task's file the task. Raises TaskError where that declares several."""
     path, _, wanted = name.partition(registry.IN_FILE)
     if wanted or not path.endswith(".py"):
         return wanted or name
-    return next((found.name for found in registry.in_file(Path(path))), Path(path).stem)
+    return registry.only(path, [found.name for found in registry.in_file(Path(path))] or [Path(path).stem])
 
 
 def list_runs(project: Path) -> dict[str, Path]:
@@ -196,6 +196,12 @@ def span(run: Path, stage: str) -> tuple[str, str]:
         elif begin and teller in names and teller != stage:
             return begin, at
     return begin, ENDLESS if begin else ""
+
+
+def stage_at(run: Path) -> Callable[[str], str]:
+    """Which stage ran at a time as the ledger writes it."""
+    begun = [(at, text.partition(":")[0]) for at, text in _events(run / "events.jsonl") if text.endswith(": runs")]
+    return lambda at: next((stage for begin, stage in reversed(begun) if begin <= at), "(before any)")
 
 
 def _events(path: Path) -> Iterator[tuple[str, str]]:
@@ -269,6 +275,14 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if old["environment"].get(name) != value
     ]
     return found
+
+
+def copy_expert(export: Path, target: Path) -> None:
+    """Out of an export's folder in the store, in the place of what is at `target`."""
+    if target.is_symlink():
+        target.unlink()
+    shutil.rmtree(target, ignore_errors=True)
+    _link_tree(export / "expert", target)
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -20,13 +20,15 @@ class Message(Frozen):
 
 
 class Example(Frozen):
-    """One input of a task. `target` is the JSON value of the right output where it is known (human rows)."""
+    """One input of a task. `target` is the JSON value of the right output where it is known (human rows). `group`: what it
+    comes from with others (a customer, a conversation), all in one split; none where the author names none."""
 
     id: str
     input: dict[str, Any]
     target: Any = None
     split: Split
     source: str = "human"
+    group: str = ""
 
 
 class Usage(Frozen):

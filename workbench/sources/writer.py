@@ -127,8 +127,10 @@ class InputWriter:
         return str(seed.input[self.task.written])
 
     def style(self, rng: random.Random) -> str:
-        style = measured_style(self._said(rng.choice(self.seeds)))
-        return f"{style}, {rng.choice(self.task.styles)}" if self.task.styles and rng.random() < 0.5 else style
+        """As long and as careful as some seed; each of the task's knobs is turned half of the time."""
+        measured, styles = measured_style(self._said(rng.choice(self.seeds))), self.task.styles
+        knobs = list(styles.values()) if isinstance(styles, Mapping) else [styles] if styles else []
+        return ", ".join([measured, *(rng.choice(values) for values in knobs if rng.random() < 0.5)])
 
     def read(self, text: str) -> str:
         """The input in a reply: without the quotes or the field name that some models put around it."""

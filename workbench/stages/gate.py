@@ -1,6 +1,7 @@
-"""What must not be learned from: rows that are too like a dev or test row, and in which of four ways.
+"""What must not be learned from: rows that are too like a dev or test row, and in which of five ways.
 
 - `text`: the same words, but for case, blanks, Unicode form and the marks around them
+- `group`: of one group by the author's word (a customer, a conversation)
 - `words`: a run of words in common, which a copied passage leaves in a longer text
 - `letters`: near duplicates, by MinHash over character 4-grams
 - `values`: a long value of the answer that is a held-out answer's too, the same message in another request
@@ -22,7 +23,7 @@ from workbench.types import Example, Split
 VALUE_WORDS = 6  # a shorter value ("sunday at 17:00", "put the bins out") is anybody's
 MARKS = string.punctuation + "¡¿«»„“”‚‘’–—…"
 
-Way = Literal["text", "words", "letters", "values"]
+Way = Literal["text", "group", "words", "letters", "values"]
 Leaks = dict[str, list[Way]]  # the held-out rows that were met, by id, and in which ways
 
 
@@ -79,9 +80,9 @@ class HeldOut:
         """How it is too like held-out rows, in the first of the ways in which it is; None: it is not."""
         for way, mark in self._marks(example):
             found = self._holders.get((way, mark), {})
-            if found and (way == "text" or len(found) == 1):
+            if found and (way in ("text", "group") or len(found) == 1):
                 row, split = next(iter(found.items()))
-                shared = "its text" if way == "text" else repr(" ".join(mark[1])[:80])
+                shared = f"its {way}" if way in ("text", "group") else repr(" ".join(mark[1])[:80])
                 return Likeness(split, tuple(found), way, f"shares {shared} with the {split} row {row[:8]}")
         if near := self._letters.like(example):
             name, row = near.split()
@@ -93,6 +94,8 @@ class HeldOut:
         given, words = digest(self.task.given(example.input)), _words(text_of(self.task, example))
         if words:
             yield "text", (given, words)
+        if example.group:
+            yield "group", (example.group,)
         if self.run:
             for start in range(len(words) - self.run + 1):
                 yield "words", (given, words[start : start + self.run])

@@ -97,11 +97,17 @@ async def forward_wishes(context: Context, asker: Turn, seeds: Sequence[Example]
         models = [failures.drawn([(seed.target, seed) for seed in seeds], rng)[1] for _ in range(config.forward)]
     else:
         models = [rng.choice(list(seeds)) for _ in range(config.forward)]
+    steering = Steering(task.output, [seed.target for seed in seeds])
+
+    def answer(model: Example) -> Any:
+        drawn = [exchanged(task.output, model.target, pools, rng) for _ in range(config.steer)]
+        chosen = steering.neediest(drawn, lambda one: one)
+        steering.take(chosen)
+        return chosen
+
     requests = [
         Request(
-            messages=writer.messages(
-                exchanged(task.output, model.target, pools, rng), writer.style(rng), task.given(model.input)
-            ),
+            messages=writer.messages(answer(model), writer.style(rng), task.given(model.input)),
             temperature=config.temperature,
             max_tokens=200,
             k=k,
