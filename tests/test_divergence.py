@@ -131,6 +131,19 @@ def test_the_fused_loss_is_autograds(
     torch.testing.assert_close(by_found, by_wanted, rtol=0, atol=1e-6)
 
 
+def test_the_fused_cross_entropy_is_torchs() -> None:
+    """Of the text alone, as every `sft` step takes it."""
+    draw = torch.Generator().manual_seed(7)
+    hidden = torch.randn(L, H, generator=draw, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(V, H, generator=draw, dtype=torch.float64)
+    targets, weights = torch.arange(L) * 3, torch.rand(L, generator=draw, dtype=torch.float64)
+    wanted = weights @ functional.cross_entropy(hidden @ head.T, targets, reduction="none")
+    found = _FrozenHeadLoss.apply(hidden, head, targets, weights, None, None)
+    torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=1e-6)
+    (by_found,), (by_wanted,) = torch.autograd.grad(found, hidden), torch.autograd.grad(wanted, hidden)
+    torch.testing.assert_close(by_found, by_wanted, rtol=0, atol=1e-6)
+
+
 def test_where_nothing_is_known_it_is_the_cross_entropy(logits: tuple[torch.Tensor, torch.Tensor]) -> None:
     _, student = logits
     nothing = Soft.of(torch.full((L, K), NONE), torch.full((L, K), -torch.inf, dtype=torch.float64))

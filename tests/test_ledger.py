@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import TeacherServer
+from small import here, sampling, write_task
 
 from workbench import ledger_file, ledger_views
 from workbench.errors import StoreError
@@ -273,3 +275,18 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(StoreError, match="format 99"):
         Ledger(path)
+
+
+def test_what_was_repaired_is_told_to_who_asks(tmp_path: Path) -> None:
+    write_task(tmp_path)
+    path = tmp_path / ".workbench" / "ledger.sqlite"
+    with TeacherServer(tmp_path / "log") as server:
+        command = sampling(server.base_url, "sample.max_calls=5")
+        assert here(tmp_path, *command).returncode == 0
+        damaged(path, "magic")
+        again = here(tmp_path, *command)
+        (events,) = sorted(tmp_path.glob("runs/talk/*Z-*/events.jsonl"))[-1:]
+        assert "the ledger was damaged" in again.stdout and "the ledger was damaged" in events.read_text()
+        damaged(path, "magic")
+        verb = here(tmp_path, "teachers", "talk.py", "--teacher", f"fake@{server.base_url}", "--rows", "2")
+    assert verb.returncode == 0 and verb.stderr.count("the ledger was damaged") == 1

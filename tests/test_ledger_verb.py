@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +104,20 @@ def test_the_tables(asked: tuple[Path, Path]) -> None:
     assert rate[3:6] == ["slow", "[2J", "down,"], "the latest message, without what steers a terminal"
     assert rate[-1] == "…"
     assert any(row[:2] == ["auth", "1"] for row in rows)
+
+
+def test_which_stage_asked_or_which_verb(tmp_path: Path) -> None:
+    path, run = tmp_path / ".workbench" / "ledger.sqlite", started(tmp_path)
+    for stage, purpose, count in (("shots", "label", 2), ("sample", "label", 3), ("evaluate", "label", 4)):
+        run.say(f"{stage}: runs")
+        time.sleep(0.005)
+        fill(path, run.path.name, f"{API} {stage}", purpose, count)
+        time.sleep(0.005)
+        run.say(f"{stage}: so much was done")
+    fill(path, "tune-teacher", LOCAL, "label", 5)
+    rows = [row[:3] for row in told(tmp_path)]
+    assert all(row in rows for row in (["shots", "2", "0"], ["sample", "3", "0"], ["evaluate", "4", "0"]))
+    assert rows.count(["(workbench", "tune-teacher)", "5"]) == 2, "by task and by stage"
 
 
 def test_prices_are_given_or_named_by_the_latest_run(asked: tuple[Path, Path]) -> None:

@@ -28,7 +28,7 @@ def tuning(server: TeacherServer, *more: str) -> list[str]:
     return ["tune-teacher", "talk.py", "--teacher", "fake", *(w for s in sets for w in ("--set", s)), *more]
 
 
-@pytest.mark.parametrize(("optimizer", "calls"), [("bootstrap", 60), ("gepa", 40)])
+@pytest.mark.parametrize(("optimizer", "calls"), [("bootstrap", 60), ("gepa", 40), ("mipro", 200)])
 def test_a_program_is_written_scored_and_found_again(project: Path, optimizer: str, calls: int) -> None:
     with TeacherServer(project / "log") as server:
         command = tuning(server, "--optimizer", optimizer, "--calls", str(calls))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from workbench.config import Config, load_config
 from workbench.errors import ConfigError
 from workbench.ledger_views import Call, Failure, View, read
-from workbench.runs import list_runs, read_lock, span
+from workbench.runs import list_runs, read_lock, span, stage_at
 from workbench.stages.context import read_json
 from workbench.teachers.build import known_as
 
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
 Price = tuple[float, float]  # per million tokens read and written
 MESSAGE_CHARS = 160
 NONE = "–"
-WORDS = {"teacher", "purpose", "task", "day", "run", "sampling", "kind", "latest", "message"}  # others are figures
+WORDS = {
+    "teacher",
+    "purpose",
+    "task",
+    "stage",
+    "day",
+    "run",
+    "sampling",
+    "kind",
+    "latest",
+    "message",
+}  # others are figures
 
 
 class Line(NamedTuple):
@@ -139,13 +150,19 @@ def print_accounts(project: Path, given: Price | None) -> None:
     runs, console = list_runs(project), Console()
     prices = prices_of({row.teacher for row in view.calls} | {row.teacher for row in view.failures}, runs, given)
 
+    stages = {name: stage_at(folder) for name, folder in runs.items()}
+
     def task(row: Call | Failure) -> str:
-        return runs[row.run].parent.name if row.run in runs else "(its run is gone)" if row.run else "(no run)"
+        return runs[row.run].parent.name if row.run in runs else _asked_by(row.run)
+
+    def stage(row: Call | Failure) -> str:
+        return stages[row.run](row.created) if row.run in runs else _asked_by(row.run)
 
     names: dict[str, Callable[[Call | Failure], str]] = {
         "teacher": lambda row: row.teacher,
         "purpose": lambda row: row.purpose or "(not told)",
         "task": task,
+        "stage": stage,
         "day": lambda row: row.created[:10],
     }
     for header, name in names.items():
@@ -159,6 +176,13 @@ def print_accounts(project: Path, given: Price | None) -> None:
     console.print(Text("Days are UTC. Seconds are summed over calls that may have run side by side.", style="dim"))
     for teacher, (read_, written) in sorted(prices.items()):
         console.print(Text(f"Money: {read_:g} and {written:g} a million tokens of {teacher}", style="dim"))
+
+
+def _asked_by(run: str) -> str:
+    """Who asked, where it is no run that is there: a verb beside the runs leaves its own name."""
+    if not run:
+        return "(no run)"
+    return "(its run is gone)" if "Z-" in run else f"(workbench {run})"
 
 
 def _spent(header: str, found: Sequence[Line]) -> "Table":

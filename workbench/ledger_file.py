@@ -199,7 +199,6 @@ def rebuild(path: Path, why: str) -> str:
     suspect_file(path).unlink(missing_ok=True)
     told = f"{carried} calls were carried over" + (f", {lost} were found damaged and left out" if lost else "")
     notice = f"the ledger was damaged ({why}): it was set aside as {torn.name}, and {told}"
-    log.warning(notice)
     return notice
 
 

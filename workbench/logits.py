@@ -152,7 +152,7 @@ class LogitFile:
             with path.open("rb") as handle:
                 self._map = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         except ValueError as error:  # an empty file cannot be mapped
-            raise LogitError(f"{path} is empty", "write it again") from error
+            raise LogitError(f"{path} is empty", "`workbench run TASK --force capture` writes it again") from error
         except OSError as error:
             raise LogitError(f"cannot read {path}: {error.strerror}", "check the path and its permissions") from error
         try:
@@ -199,7 +199,10 @@ class LogitFile:
         data = self._map
         at = len(data) - _END.size
         if at < begin or data[-8:] != _LAST:
-            raise LogitError(f"{self.path} is cut short, or its last bytes are damaged", "write it again")
+            raise LogitError(
+                f"{self.path} is cut short, or its last bytes are damaged",
+                "`workbench run TASK --force capture` writes it again",
+            )
         place, size, crc, _ = _END.unpack_from(data, at)
         if place < begin or place + size != at or zlib.crc32(data[place:-12]) != crc:
             raise self._damaged("its index")
@@ -215,7 +218,10 @@ class LogitFile:
         return json.loads(plain[8 : 8 + text]), lengths, np.cumsum(steps)
 
     def _damaged(self, what: str) -> LogitError:
-        return LogitError(f"{self.path} is damaged: {what} is not what was written", "write it again")
+        return LogitError(
+            f"{self.path} is damaged: {what} is not what was written",
+            "`workbench run TASK --force capture` writes it again",
+        )
 
     def __len__(self) -> int:
         return len(self.names)

@@ -21,6 +21,8 @@ def walk(
     """Run or skip each stage up to `until`. `root` is the project's .workbench folder; `done` hears of each stage."""
     store, finished, code = Store(root), dict[str, Done](), code_digest(task)  # once: it is what is loaded that runs
     with Ledger(root / "ledger.sqlite", run=run) as ledger:
+        if ledger.notice:
+            say(ledger.notice)
         kept, ended = 1, False
         for stage in stages(config):
             if ended and stage.round > 1:  # that round is not walked any more

@@ -22,6 +22,7 @@ from workbench.errors import DataError
 from workbench.inspection import Problem, inspect, text_of, told
 from workbench.judge import judge_cheap, read
 from workbench.mutants import KINDS, Mutant, mutants
+from workbench.scoring import wilson
 from workbench.types import SPLITS, Example, Frozen, Outcome, Split, Verdict
 
 if TYPE_CHECKING:
@@ -216,9 +217,12 @@ def print_trial(trial: Trial, console: "Console", limit: int = 20) -> None:
         last = Text(f"{of.passed}/{of.total}" if of.total else NONE, style="bold yellow" if of.passed else "bold green")
         grid.add_row(Text(line.kind), *map(Text, cells), last, end_section=number == len(trial.lines))
     console.print(grid)
+    every = _sum(trial.lines).together
+    found = wilson(every.passed, every.total)
     notes = [
         "right answers made wrong in one place: percent that each validator alone lets through",
-        "together: one after the other with the target hidden, as a teacher's own answers are judged",
+        "together: one after the other with the target hidden, as a teacher's own answers are judged; of all "
+        f"{found.value:.0f} %, 95 % interval {found.low:.0f} to {found.high:.0f}",
     ]
     if trial.needs_target:
         notes.append(f"{', '.join(trial.needs_target)}: refuses less, or nothing, where no target is known")

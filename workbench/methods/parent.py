@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, StudentError
 from workbench.methods.base import Method
 from workbench.students.lesson import Lesson
 from workbench.students.settings import Captured, DistilConfig
@@ -25,9 +25,16 @@ class OfParent(Method):
             )
 
     def tried(self, config: DistilConfig, base: Path) -> None:
+        from workbench.students.load import parameters
         from workbench.students.parent import fits
 
-        fits(_folder(config), base, _hidden(config))
+        parent = _folder(config)
+        if parameters(base) > parameters(parent):
+            raise StudentError(
+                f"the student {base.name} is larger than {config.parent}, which reads along for it",
+                "exchange the two, or learn from the text alone (--method sft)",
+            )
+        fits(parent, base, _hidden(config))
 
     def lesson(self, config: DistilConfig, captured: Sequence[Captured], base: Path) -> Lesson:
         from workbench.students.parent import Parent

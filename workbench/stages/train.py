@@ -25,7 +25,7 @@ def try_student(config: Config, cache: Path, *, ships: bool, read: bool = True) 
     """Raises StudentError or EdgeError where it could not be trained by its method or, if it `ships`, not be exported, or where
     who is to `read` its rows is smaller: told before a teacher is paid. A GGUF is unpacked for this."""
     from workbench.edge.template import end_of_turn, go_template
-    from workbench.students.load import load_tokenizer, prepare_base, weights_bytes
+    from workbench.students.load import load_tokenizer, parameters, prepare_base
     from workbench.students.rendering import rendering_for
     from workbench.students.subwords import spec_of
 
@@ -42,7 +42,7 @@ def try_student(config: Config, cache: Path, *, ships: bool, read: bool = True) 
     for reader in readers if read else ():
         folder = prepare_base(models.path_or_name(reader.removeprefix("hf:")), cache / "students")
         load_tokenizer(folder)
-        if weights_bytes(base) > weights_bytes(folder):
+        if parameters(base) > parameters(folder):
             raise StudentError(
                 f"the student {model} is larger than {reader}, which reads for it",
                 "exchange the two, or learn from its text (--method sft)",

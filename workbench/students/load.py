@@ -8,6 +8,7 @@ A GGUF is unpacked to bf16: what its quantization lost stays lost. Apple's MPS i
 kernels for it.
 """
 
+import math
 import mmap
 import struct
 from pathlib import Path
@@ -114,6 +115,13 @@ def load_model(
 def weights_bytes(folder: Path) -> int:
     """Of a folder's weights on the disk: all are bf16."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def parameters(folder: Path) -> int:
+    """How many weights it has, however they are stored. Raises StudentError."""
+    from workbench.students.folders import read_shapes
+
+    return sum(math.prod(shape) for shape in read_shapes(folder).values())
 
 
 def best_device() -> torch.device:
