@@ -56,7 +56,7 @@ def test_the_walk(tiny: Path, smollm2: Path, smollm2_hf: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     experts = sorted((tmp_path / "compare" / "talk-cascade").iterdir())
     assert [folder.name for folder in experts] == ["1x64", "2x128", "student"]
-    assert all((folder / "model.gguf").is_file() and (folder / "README.md").is_file() for folder in experts)
+    assert all((folder / "model.gguf").is_file() and (folder / "Modelfile").is_file() for folder in experts)
     family = tmp_path / ".workbench" / "family"
     child, between = (next(path for path in family.glob(f"talk-{size}-*[0-9a-f]")) for size in ("1x64", "2x128"))
     few, whole = (json.loads((folder / "config.json").read_text()) for folder in (between, tiny))

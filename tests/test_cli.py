@@ -18,7 +18,7 @@ from workbench.cli import app
 
 VERBS = ("run", "new", "list", "check", "predict", "eval", "report", "why", "estimate", "teachers", "audit", "rejudge",
          "coverage", "tune-teacher", "compare", "cascade", "licences", "ledger", "ledger export",
-         "settings", "models", "models list", "models fetch", "models path")  # fmt: skip
+         "settings", "split", "models", "models list", "models fetch", "models path")  # fmt: skip
 HEAVY = ("torch", "transformers", "dspy", "xllamacpp", "cyllama", "peft", "bitsandbytes", "openai", "numpy", "gguf")
 
 
