@@ -273,9 +273,8 @@ class Runtime(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _counted(self) -> Self:
-        if self.hedge_s and any(
-            each.requests_a_minute or each.tokens_a_minute for each in (self, *self.per_teacher.values())
-        ):
+        limited: list[TeacherLimits | Runtime] = [self, *self.per_teacher.values()]
+        if self.hedge_s and any(each.requests_a_minute or each.tokens_a_minute for each in limited):
             raise ValueError(
                 "hedge_s: what is sent twice is not counted a minute; set no limit a minute, or no hedging"
             )

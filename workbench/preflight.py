@@ -1,6 +1,6 @@
 """What is looked at before a run begins, and in a dry run: data, models, files, keys. Nothing is fetched, loaded or asked."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -31,7 +31,10 @@ def settings(task: Task, config: Config) -> None:
             "add --set shots.mode=auto to try it beside the plain blocks, or --set shots.mode=program",
         )
     asked = [each.model for each in config.teachers]
-    by_name = {"runtime.per_teacher": config.runtime.per_teacher, "select.weights": config.select.weights}
+    by_name: dict[str, Collection[str]] = {
+        "runtime.per_teacher": config.runtime.per_teacher,
+        "select.weights": config.select.weights,
+    }
     for setting, named in by_name.items():
         for name in named:
             if name not in asked:

@@ -134,7 +134,7 @@ class Weigher:
         teacher = proposal.teacher
         mine = (weight for name, weight in self.weights.items() if teacher == name or teacher.startswith(f"{name} "))
         weight = next(mine, 1.0) if proposal.call else 1.0
-        return int(weight) + (int(proposal.example.id, 16) < weight % 1 * 16 ** len(proposal.example.id))
+        return int(weight) + (int(proposal.example.id, 16) < weight % 1 * 16.0 ** len(proposal.example.id))
 
     def let_by(self, proposals: Sequence[Proposal], dropped: Dropped) -> list[Proposal]:
         """Those that come at all."""
