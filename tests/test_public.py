@@ -24,6 +24,6 @@ def test_every_name_is_there_and_is_documented() -> None:
 
 def test_the_examples_field_names_are_frozen() -> None:
     """They are in the stored artifacts."""
-    assert list(workbench.Example.model_fields) == ["id", "input", "target", "split", "source"]
+    assert list(workbench.Example.model_fields) == ["id", "input", "target", "split", "source", "group"]
     assert list(workbench.Check.model_fields) == ["validator", "outcome", "reason"]
     assert workbench.Judged._fields == ("example", "text", "value")
