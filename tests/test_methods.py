@@ -14,9 +14,10 @@ from workbench.config import load_config
 from workbench.errors import ConfigError
 from workbench.logits import LogitFile
 from workbench.plan import inputs_of, stages
+from workbench.provenance import joined
 from workbench.runs import read_lock
-from workbench.stages import attempt, capture
-from workbench.stages.context import read_jsonl
+from workbench.stages import attempt, capture, label
+from workbench.stages.context import read_json, read_jsonl
 from workbench.stages.exam import Answer
 from workbench.stages.job import Job, learn
 from workbench.stages.train import mixed, shared_out
@@ -59,6 +60,14 @@ class Odd(Method):
     rounds = 2
 
 
+class Both(Method):
+    name = "both"
+    title = "two answer first"
+    attempts = "unanswered"
+    labels = True
+    rounds = 2
+
+
 class Nothing:
     pass
 """
@@ -71,7 +80,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     (folder / "outside.py").write_text(PACKAGE)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 1.0\n")
-    points = {name: f"outside:{name.title()}" for name in ("mine", "torn", "hasty", "odd", "nothing")} | {
+    points = {name: f"outside:{name.title()}" for name in ("mine", "torn", "hasty", "odd", "both", "nothing")} | {
         "gone": "nowhere:Gone"
     }
     lines = "".join(f"{name} = {value}\n" for name, value in points.items())
@@ -80,7 +89,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_is_known_by_its_name() -> None:
-    assert methods.names()[:6] == ["sft", "kd", "gkd", "dagger", "parent", "qat"]
+    assert methods.names()[:7] == ["sft", "kd", "gkd", "dagger", "assistant", "parent", "qat"]
     for name in methods.BUILT_IN:
         assert methods.named(name).name == name and methods.named(name).title
 
@@ -93,13 +102,14 @@ def test_a_name_that_there_is_not() -> None:
 
 @pytest.mark.usefixtures("package")
 def test_a_package_brings_its_own() -> None:
-    assert methods.names()[6:] == ["gone", "hasty", "mine", "nothing", "odd", "torn"]
+    assert methods.names()[7:] == ["both", "gone", "hasty", "mine", "nothing", "odd", "torn"]
     assert load_config(sets=("distil.method=mine",)).distil.method == "mine"
     for name, said in {
         "gone": "cannot be imported",
         "nothing": "is no workbench.methods.Method",
         "torn": "captured",
         "hasty": "in a second round",
+        "both": "assistant and student both answer first",
         "odd": "attempts is 'everything', which is none of '', 'unanswered', 'rows'",
     }.items():
         with pytest.raises(ConfigError, match=said):
@@ -134,6 +144,31 @@ def test_the_student_answers_the_corpus_and_the_rest_is_asked() -> None:
     assert found["train.2"] == {
         "examples": "examples", "select": "select.2", "train before": "train", "select before": "select",
     }  # fmt: skip
+
+
+def test_an_assistant_learns_before_there_is_a_shard_and_what_it_labels_enters_that() -> None:
+    sets = ("distil.method=assistant", "distil.assistant=m")
+    found = {stage.label: inputs_of(stage, 1) for stage in stages(load_config(sets=sets))}
+    assert [*found] == [
+        "examples",
+        "shots",
+        "sample",
+        "assistant",
+        "label",
+        "select",
+        "train",
+        "merge",
+        "export",
+        "evaluate",
+    ]
+    assert found["assistant"] == {"examples": "examples", "sample": "sample"}
+    assert found["label"] == {"examples": "examples", "sample": "sample", "assistant": "assistant"}
+    assert found["select"] == {"examples": "examples", "sample": "sample", "label": "label"}
+    assert "assistant" not in found["train"] and "label" not in found["train"]
+    two = {stage.label: inputs_of(stage, 1) for stage in stages(load_config(sets=(*sets, "rounds.count=2")))}
+    assert two["label.2"]["assistant"] == "assistant.2" and two["select.2"]["label"] == "label.2"
+    with pytest.raises(ConfigError, match="wants the model that learns the rows first"):
+        load_config(sets=("distil.method=assistant",))
 
 
 def test_the_first_round_is_the_text_alone() -> None:
@@ -313,6 +348,45 @@ def test_what_passes_is_learned_and_the_teacher_is_asked_about_the_rest(
     assert rows["student"].completion == "[]" and rows["student"].teacher.startswith("fake")
     walk(project, "dagger", tiny, "fake", *sets, until="")
     ended(project, "dagger")
+
+
+def test_an_assistant_answers_what_no_answer_of_the_teacher_passed_for(
+    tiny: Path, teacher: TeacherServer, project: Path
+) -> None:
+    """A real one, of two layers: it learns to say `[]`, and says it."""
+    (project / "talk.py").write_text(TASK.replace('"recombine", "inverse"', '"recombine", "corpus"'))
+    texts = [f"what do you make of number {word}" for word in ("one", "seven", "thirty", "ninety", "eleven hundred")]
+    (project / "data" / "corpus.jsonl").write_text(
+        "".join(json.dumps({"input": {"text": text}}) + "\n" for text in (*texts, "is it raining in Oslo"))
+    )
+    sets = (f"teacher.base_url={teacher.base_url}", "sample.max_calls=2", "select.empty_margin=-1", "select.doubtful=0.4",
+            f"distil.assistant={tiny}", "distil.assistant_share=1.5")  # fmt: skip
+    told = walk(project, "assistant", tiny, "fake", *sets, until="select")
+    assert teacher.count == 2 and "assistant: train: " in told and "label: the assistant answered 3 of 3 inputs" in told
+    assert json.loads((stage(project, "assistant") / "train" / "summary.json").read_text())["steps"] == 30
+    asked = list(read_jsonl(stage(project, "sample") / "candidates.jsonl", Judgement))
+    labelled = list(read_jsonl(stage(project, "label") / label.FILE, Judgement))
+    inputs = [item.candidate.example.input["text"] for items in (asked, labelled) for item in items]
+    assert sorted(inputs) == sorted(texts), "each once, and no test row"
+    leaks = [read_json(stage(project, name) / "leaks.json") for name in ("label", "select")]
+    assert len(leaks[0]) == 1 and leaks[0].items() <= leaks[1].items()
+    assert {item.candidate.text for item in labelled} == {"[]"} and all(
+        item.verdict.outcome == "pass" for item in labelled
+    )
+    assert all(item.candidate.logprob is not None and item.candidate.call == "" for item in labelled)
+    rows = [row for row in read_jsonl(stage(project, "select") / "rows.jsonl", Row) if row.source == "assistant"]
+    assert len(rows) == 2, "without the one it was least sure of"
+    assert {row.teacher for row in rows} == {joined([asked[0].teacher, str(tiny)])} and rows[0].licence.endswith(
+        "unknown"
+    )
+    funnel = read_json(stage(project, "select") / "funnel.json")
+    assert (funnel["from the teacher"], funnel["from the assistant"]) == (2, 2)
+    again = walk(project, "assistant", tiny, "fake", *sets, until="select")
+    assert ": runs" not in again
+    walk(project, "assistant", tiny, "fake", *sets, until="")
+    ended(project, "assistant")
+    bill = here(project, "audit", str(project / "runs" / "talk" / "latest" / "expert")).stdout
+    assert f"2 assistant by fake, {tiny.name}, unknown" in bill
 
 
 @pytest.mark.parametrize(("answer", "source"), [("[]", "student"), ("open maps", "attempted")])

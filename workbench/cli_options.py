@@ -24,7 +24,8 @@ MethodOpt = Annotated[
     str,
     typer.Option(
         help="sft, the default: from the teacher's text; qat: from that, at last rounded as it ships; "
-        "kd: from its distributions too; gkd, dagger: from what the student itself says; parent: from a larger model.",
+        "kd: from its distributions too; gkd, dagger: from what the student itself says; "
+        "assistant: from what a larger model makes of other inputs; parent: from a larger model's distributions.",
         show_default=False,
     ),
 ]

@@ -133,9 +133,11 @@ def at_most(config: Config) -> str:
 def _with(config: Config, method: str, seed: int) -> Config:
     """Without those who read, where it has nobody read. Raises ConfigError where the teacher cannot serve the method."""
     train, distil, pool = config.train.model_copy(update={"seed": seed}), {"method": method}, config.pool
-    if not methods.named(method).captures:
-        distil["assistant"] = ""
+    made = methods.named(method)
+    if not made.captures:
         pool = pool.asked
+    if not (made.captures or made.labels):
+        distil["assistant"] = ""
     changed = {"train": train, "distil": config.distil.model_copy(update=distil), "pool": pool}
     return checked(config.model_copy(update=changed))
 

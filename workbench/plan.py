@@ -118,16 +118,27 @@ ASSISTANT = Stage(  # before the capture, where another model reads the rows in 
     code=False,
     resumes=True,
 )
+LABEL = Stage(  # before the selection, where an assistant answers what no teacher's answer passed for
+    "label",
+    1,
+    ("examples", "sample", "assistant"),
+    ("sample", "leaks", "student", "distil", "rounds"),
+    ("torch", "transformers"),
+)
+LABELLER = ASSISTANT._replace(  # it learns before there is a shard, and makes one for itself
+    needs=("examples", "sample"), sections=("select", "leaks", *ASSISTANT.sections), code=True
+)
 ATTEMPT = Stage(  # before the sampling of a later round, where the student answers first
     "attempt", 2, ("examples",), ("sample", "leaks", "student", "distil", "rounds"), ("xllamacpp",),
     before=("sample", "select", "export"),
 )  # fmt: skip
 LOOKS_AT = {  # of [distil], those stages that need not run again where the loss or the grid is another
-    "assistant": ("assistant",),
+    "assistant": ("assistant", "assistant_share"),
     "attempt": ("method", "attempts", "warmth"),
     "capture": ("method", "k", "rows", "assistant"),
+    "label": ("attempts", "assistant"),
 }
-AGAIN = ("attempt", "sample", "select", "assistant", "capture", "train", "merge", "export")  # in each round
+AGAIN = ("attempt", "sample", "select", "assistant", "label", "capture", "train", "merge", "export")  # in each round
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -147,7 +158,8 @@ def _round(method: Method, number: int, assisted: bool) -> list[Stage]:
     """The stages of one round, those that only its method needs among them."""
     attempts = bool(method.attempts) and number > 1
     captures = attempts if method.captures == "attempts" else bool(method.captures)
-    found = {stage.name: stage for stage in (*STAGES[:2], ATTEMPT, *STAGES[2:4], ASSISTANT, CAPTURE, *STAGES[4:])}
+    to_shard = (STAGES[2], LABELLER, LABEL, STAGES[3]) if method.labels else (*STAGES[2:4], ASSISTANT)
+    found = {stage.name: stage for stage in (*STAGES[:2], ATTEMPT, *to_shard, CAPTURE, *STAGES[4:])}
 
     def reads(name: str, what: str) -> None:
         found[name] = found[name]._replace(needs=(*found[name].needs, what))
@@ -164,9 +176,11 @@ def _round(method: Method, number: int, assisted: bool) -> list[Stage]:
         reads("train", "capture")
     else:
         del found["capture"]
+    if method.labels:
+        reads("select", "label")
     if captures and assisted:
         reads("capture", "assistant")
-    else:
+    elif not method.labels:
         del found["assistant"]
     return list(found.values())
 

@@ -49,7 +49,7 @@ class Bill(Frozen):
 def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_: int = 1) -> Bill:
     """`round_`: the one whose file it goes into."""
     held, method = list(rows), methods.named(config.distil.method).of_round(round_)
-    counts = Counter((row.source, _name(row.teacher), row.licence) for row in held)
+    counts = Counter((row.source, joined(map(_name, row.teacher.split(", "))), row.licence) for row in held)
     return Bill(
         workbench=version("distillation-workbench"),
         task=task.name,
@@ -82,6 +82,11 @@ def _readers(config: Config, method: methods.Method) -> Iterator[tuple[str, str]
     for each in config.pool.teachers:
         if each.reads:
             yield _name(each.model), licence_of(each)
+
+
+def joined(names: Iterable[str]) -> str:
+    """Names of several in one, each once: a recombined row has more than one already."""
+    return ", ".join(sorted({name for some in names for name in some.split(", ") if name}))
 
 
 def licence_of(teacher: TeacherConfig) -> str:

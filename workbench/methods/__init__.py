@@ -5,6 +5,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import get_args
 
 from workbench.errors import ConfigError
+from workbench.methods.assistant import ByAssistant
 from workbench.methods.base import Attempts, Captures, Method
 from workbench.methods.dagger import Dagger
 from workbench.methods.gkd import Gkd
@@ -18,7 +19,9 @@ from workbench.students.settings import Captured
 __all__ = ["BUILT_IN", "GROUP", "Captured", "Lesson", "Method", "Sft", "named", "names"]
 
 GROUP = "workbench.methods"
-BUILT_IN: dict[str, Method] = {method.name: method for method in (Sft(), Kd(), Gkd(), Dagger(), OfParent(), Qat())}
+BUILT_IN: dict[str, Method] = {
+    method.name: method for method in (Sft(), Kd(), Gkd(), Dagger(), ByAssistant(), OfParent(), Qat())
+}
 
 
 def names() -> list[str]:
@@ -52,6 +55,8 @@ def named(name: str) -> Method:
             )
     if (method.attempts == "rows") != (method.captures == "attempts"):
         raise ConfigError(f"{point.value}: attempts at the shard's rows are there to be captured", "mend its package")
+    if method.labels and method.attempts:
+        raise ConfigError(f"{point.value}: assistant and student both answer first", "labels, or attempts")
     if method.attempts and method.rounds < 2:
         raise ConfigError(f"{point.value}: the student answers first in a second round", "rounds = 2, at least")
     return method

@@ -22,7 +22,9 @@ class Method:
     `captures`: a teacher is asked what it thinks of the shard's rows, or of the student's attempts; it runs here, or tells that
     of rows with its answers.
     `attempts`: from the second round on, the student of the round before answers first: inputs that nobody
-    answered yet, or those of the shard. `rounds`: at least so many. Raise `version` when it comes to do something else.
+    answered yet, or those of the shard. `rounds`: at least so many.
+    `labels`: the model `distil.assistant` learns the rows first, and answers inputs that no teacher's answer passed for. Raise
+    `version` when it comes to do something else.
     """
 
     name: ClassVar[str]
@@ -30,6 +32,7 @@ class Method:
     version: ClassVar[int] = 1
     captures: ClassVar[Captures] = ""
     attempts: ClassVar[Attempts] = ""
+    labels: ClassVar[bool] = False
     rounds: ClassVar[int] = 1
     last_mile: ClassVar[float] = 0.0  # where the settings name none: the share of the steps with rounded weights
     divergence: ClassVar[Divergence] = "forward_kl"  # where the settings name none

@@ -209,6 +209,7 @@ def _funnel(sample: dict[str, Any], select: dict[str, Any]) -> tuple[m.Step, ...
         ("candidates", sample.get("candidates", 0)),
         ("passed the validators", sample.get("passed", 0)),
         ("kept from the teacher", select["from the teacher"]),
+        *([("kept from the assistant", select["from the assistant"])] if "from the assistant" in select else []),
         ("recombined rows added", select["recombined"]),
         ("rows in the shard", select["rows"]),
     ]

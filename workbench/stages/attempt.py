@@ -5,7 +5,7 @@ order in which they would be asked, or where the task has none those that a teac
 teacher to look at what was written there.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from itertools import islice
 
 from workbench import methods, models
@@ -13,6 +13,7 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.errors import ConfigError
 from workbench.judge import judge_cheap
+from workbench.provenance import joined
 from workbench.scoring import shuffled
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
@@ -33,10 +34,12 @@ def run(context: Context) -> None:
     config, leaks = context.config, Leaks()
     before = list(read_jsonl(context.inputs["select before"] / "rows.jsonl", Row))
     if methods.named(config.distil.method).attempts == "unanswered":
-        inputs = list(islice(_unanswered(context, leaks), config.distil.attempts))
+        candidates = list(read_jsonl(context.inputs["sample before"] / "candidates.jsonl", Judgement))
+        asked = {item.candidate.example.id for item in candidates}
+        inputs = list(islice(unanswered(context, candidates, asked, SOURCE, leaks), config.distil.attempts))
     else:
         inputs = _of_shard(before, context.round, config.distil.attempts)
-    fitting = _fitting(context, inputs)
+    fitting = fitting_in(context, inputs)
     made = read_json(context.inputs["export before"] / "export.json")
     answers = ask_all(
         context.inputs["export before"] / f"{made['chosen']}.gguf",
@@ -47,7 +50,7 @@ def run(context: Context) -> None:
         temperature=config.distil.warmth,
     )
     # what it knows it has of its teachers: their terms hold for its own words too
-    teachers, licences = _joined(row.teacher for row in before), _joined(row.licence for row in before)
+    teachers, licences = joined(row.teacher for row in before), joined(row.licence for row in before)
     found = [
         Judgement(
             candidate=Candidate(example=example, text=answer.text, call="", source=SOURCE),
@@ -70,19 +73,21 @@ def try_method(task: Task, config: Config) -> None:
     the task comes by none, and where nobody would be learned from."""
     name = config.distil.method
     method, inputs = methods.named(name), {"corpus", "forward"} & set(task.sources)
-    if method.attempts == "unanswered" and not {"corpus", "inverse"} & set(task.sources):
+    first = "student" if method.attempts == "unanswered" else "assistant" if method.labels else ""
+    if first and not {"corpus", "inverse"} & set(task.sources):
         raise ConfigError(
-            f"--method {name}: the student answers inputs that nobody answered yet, and {task.name} comes by none",
+            f"--method {name}: the {first} answers inputs that nobody answered yet, and {task.name} comes by none",
             'give the task a corpus, a file of inputs that nobody labelled, or the source "inverse"',
         )
-    if (method.attempts or method.captures) and task.output.student_schema() != task.output.schema():
+    if (method.attempts or method.captures or method.labels) and task.output.student_schema() != task.output.schema():
         raise ConfigError(
             f"--method {name}: what the student of {task.name} writes lacks its rationale, and nobody could judge or read it",
             "learn from the rows (--method sft, or qat)",
         )
-    if config.readers and not method.captures:
+    idle = [reader for reader in config.readers if not (method.labels and reader == config.distil.assistant)]
+    if idle and not method.captures:
         raise ConfigError(
-            f"--method {name}: of what {', '.join(config.readers)} think nothing is learned",
+            f"--method {name}: of what {', '.join(idle)} think nothing is learned",
             "take --method kd, or leave distil.assistant and `reads` out",
         )
     if method.captures and config.teacher.base_url and not (config.readers or inputs):
@@ -108,8 +113,8 @@ def own_rows(context: Context) -> list[Row]:
     ]
 
 
-def _fitting(context: Context, inputs: list[Example]) -> list[Example]:
-    """Those that leave room for an answer."""
+def fitting_in(context: Context, inputs: list[Example]) -> list[Example]:
+    """Those that leave the student room for an answer."""
     from workbench.students.load import load_tokenizer, prepare_base
     from workbench.students.rendering import rendering_for
 
@@ -123,23 +128,21 @@ def _fitting(context: Context, inputs: list[Example]) -> list[Example]:
     ]
 
 
-def _joined(names: Iterable[str]) -> str:
-    """Each once: a recombined row has more than one already."""
-    return ", ".join(sorted({name for some in names for name in some.split(", ") if name}))
-
-
-def _unanswered(context: Context, leaks: Leaks) -> Iterator[Example]:
-    before = read_jsonl(context.inputs["sample before"] / "candidates.jsonl", Judgement)
+def unanswered(
+    context: Context, candidates: Sequence[Judgement], closed: Set[str], source: str, leaks: Leaks
+) -> Iterator[Example]:
+    """Inputs of the corpus without those that are `closed`, by their ids, in the order in which a teacher would be asked; where
+    the task has none, what was written in vain."""
     found: Sequence[Example]
     if "corpus" in context.task.sources:
-        found, asked = context.task.corpus(), {item.candidate.example.id for item in before}
+        found, asked = context.task.corpus(), closed
     else:
-        found, asked = in_vain(before), set[str]()
+        found, asked = in_vain(candidates), set[str]()
     seeds = context.examples("seed")
     order = asked_order(context, found, seeds)
     for wish in unlabelled(context, found, order, seeds, asked, leaks):
         assert wish.example is not None, "it is an input"
-        yield wish.example.model_copy(update={"source": SOURCE})
+        yield wish.example.model_copy(update={"source": source})
 
 
 def in_vain(before: Iterable[Judgement]) -> list[Example]:

@@ -22,9 +22,9 @@ from workbench.errors import LogitError
 from workbench.logits import LogitFile, LogitWriter
 from workbench.logits import Row as Coded
 from workbench.methods import Captured
-from workbench.provenance import licence_of_model
 from workbench.stages.attempt import own_rows
 from workbench.stages.context import Context, read_json, read_jsonl, write_json
+from workbench.stages.label import assistant_of
 from workbench.teachers.build import white_box
 from workbench.teachers.prompts import Labeler
 from workbench.types import Example, Frozen, Message, Row, TokenLogprobs
@@ -62,7 +62,7 @@ def run(context: Context) -> None:
     teacher = config.teacher
     told = "attempt" not in context.inputs and any(each.top_logprobs for each in config.teachers)
     if config.distil.assistant:
-        found.append(_read(context, _assistant(context), 1.0, _as_student))
+        found.append(_read(context, assistant_of(context), 1.0, _as_student))
     else:
         if told:
             found.append(_told(context))
@@ -137,14 +137,6 @@ def _white(config: TeacherConfig) -> "TransformersTeacher":
     teacher = white_box(config)
     assert teacher is not None, "the config refuses one behind an API"
     return teacher
-
-
-def _assistant(context: Context) -> "TransformersTeacher":
-    from workbench.teachers.whitebox import TransformersTeacher
-
-    name = context.config.distil.assistant
-    weights = context.inputs["assistant"] / "merge" / "weights"
-    return TransformersTeacher(weights, model=f"the assistant {name}", licence=licence_of_model(name), narrow=True)
 
 
 def _read(context: Context, teacher: "TransformersTeacher", weight: float, asks: Asks) -> Capture:

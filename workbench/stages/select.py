@@ -3,17 +3,21 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
+from pathlib import Path
 from typing import NamedTuple
 
 from workbench.declaration import Task
 from workbench.errors import DataError
 from workbench.judge import judge_cheap
 from workbench.label_noise import doubts
+from workbench.provenance import joined
 from workbench.scoring import shuffled
 from workbench.sources.recombine import recombine
 from workbench.sources.values import Pools, pools_of
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.gate import HeldOut, Inputs, Leaks, add_leaks, text_of
+from workbench.stages.label import FILE as LABELLED
+from workbench.stages.label import SOURCE as ASSISTANT
 from workbench.teachers.build import known_as
 from workbench.types import Example, Judgement, Row, Verdict
 
@@ -39,23 +43,14 @@ def run(context: Context) -> None:
     Raises DataError where nothing is left."""
     config = context.config.select
     seeds = context.examples("seed")
-    judgements = list(read_jsonl(context.inputs["sample"] / "candidates.jsonl", Judgement))
+    judgements = [list(read_jsonl(file, Judgement)) for file in _judged_files(context)]
     dropped = Dropped(context.task)
-    passed = [
-        Proposal(
-            item.candidate.example.model_copy(update={"target": context.task.output.parse(item.candidate.text)}),
-            item.candidate.text,
-            item.verdict,
-            item.candidate.call,
-            item.teacher,
-            item.licence,
-            item.candidate.logprob,
-        )
-        for item in judgements
-        if item.verdict.outcome == "pass"
-    ]
     weigh = Weigher(context)
-    passed = weigh.let_by(_sure(passed, config.doubtful, dropped), dropped)
+    passed = [
+        proposal
+        for some in judgements  # how sure one is says nothing of another
+        for proposal in weigh.let_by(_sure(_passed(context.task, some), config.doubtful, dropped), dropped)
+    ]
     gate = Gate(HeldOut(context), dropped)
     offered = list(gate.let_in([_judged(context, seed) for seed in seeds]))
     seeds = [proposal.example for proposal in offered]
@@ -70,8 +65,8 @@ def run(context: Context) -> None:
         weighted = seeds * max(1, len(taught) // max(1, len(seeds))) + stock[len(seeds) :]
         made = recombine(context.task, weighted, pools, config.recombine, config.seed, steer=config.steer)
         # any row that these are made of, and any value in them, may be a teacher's: its terms hold for them too
-        teachers = ", ".join(sorted({item.teacher for item in judgements}))
-        licences = ", ".join(sorted({item.licence for item in judgements}))
+        teachers = joined(item.teacher for some in judgements for item in some)
+        licences = joined(item.licence for some in judgements for item in some)
         proposals = gate.let_in([_judged(context, row) for row in made])
         mixed = [proposal._replace(teacher=teachers, licence=licences) for proposal in proposals]
     mixed = [proposal for proposal in mixed if _passes(proposal, dropped)]
@@ -82,9 +77,11 @@ def run(context: Context) -> None:
         raise DataError("no row is left to train on", "look at the rejections in the report, then loosen or mend")
     rows = [_row(context, proposal) for proposal in shuffled(kept, config.seed)]
     write_jsonl(context.out / "rows.jsonl", rows)
+    by_assistant = sum(proposal.example.source == ASSISTANT for proposal in taught)
     funnel = {
         "seeds": len(human),
-        "from the teacher": len(taught),
+        "from the teacher": len(taught) - by_assistant,
+        **({"from the assistant": by_assistant} if "label" in context.inputs else {}),
         "recombined": len(mixed),
         "repeated": len(again),
         "rows": len(rows),
@@ -92,10 +89,34 @@ def run(context: Context) -> None:
         "dropped_cases": dropped.cases,
     }
     write_json(context.out / "funnel.json", funnel)
-    for row, ways in read_json(context.inputs["sample"] / "leaks.json").items():
-        add_leaks(gate.leaks, [row], ways)
+    for stage in [name for name in ("sample", "label") if name in context.inputs]:
+        for row, ways in read_json(context.inputs[stage] / "leaks.json").items():
+            add_leaks(gate.leaks, [row], ways)
     write_json(context.out / "leaks.json", gate.leaks)
     context.say(f"select: {len(rows)} rows ({', '.join(f'{v} {k}' for k, v in funnel.items() if isinstance(v, int))})")
+
+
+def _judged_files(context: Context) -> Iterator[Path]:
+    """The teachers' candidates, and those of an assistant."""
+    yield context.inputs["sample"] / "candidates.jsonl"
+    if "label" in context.inputs:
+        yield context.inputs["label"] / LABELLED
+
+
+def _passed(task: Task, judgements: Sequence[Judgement]) -> list[Proposal]:
+    return [
+        Proposal(
+            item.candidate.example.model_copy(update={"target": task.output.parse(item.candidate.text)}),
+            item.candidate.text,
+            item.verdict,
+            item.candidate.call,
+            item.teacher,
+            item.licence,
+            item.candidate.logprob,
+        )
+        for item in judgements
+        if item.verdict.outcome == "pass"
+    ]
 
 
 def _pools(context: Context, stock: Sequence[Example]) -> Pools:

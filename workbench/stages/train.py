@@ -23,7 +23,7 @@ OFTEN = 5  # that a new row comes, at most, to have its share
 
 def try_student(config: Config, cache: Path, *, ships: bool, read: bool = True) -> None:
     """Raises StudentError or EdgeError where it could not be trained by its method or, if it `ships`, not be exported, or where
-    who is to `read` its rows is smaller: told before a teacher is paid. A GGUF is unpacked for this."""
+    who is to `read` its rows, or to label others, is smaller: told before a teacher is paid. A GGUF is unpacked for this."""
     from workbench.edge.template import end_of_turn, go_template
     from workbench.students.load import load_tokenizer, parameters, prepare_base
     from workbench.students.rendering import rendering_for
@@ -44,7 +44,7 @@ def try_student(config: Config, cache: Path, *, ships: bool, read: bool = True) 
         load_tokenizer(folder)
         if parameters(base) > parameters(folder):
             raise StudentError(
-                f"the student {model} is larger than {reader}, which reads for it",
+                f"the student {model} is larger than {reader}, which {'labels' if method.labels else 'reads'} for it",
                 "exchange the two, or learn from its text (--method sft)",
             )
     rendering = rendering_for(base)

@@ -67,7 +67,11 @@ class DistilConfig(Frozen):
     temperature: float = Field(default=1.0, gt=0)  # of both distributions
     divergence: Divergence | None = None  # of the two distributions; None: the method's own
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
-    assistant: str = ""  # a model that learns the rows first, and then reads them in the teacher's place
+    # a model between teacher and student (assistant, kd)
+    assistant: str = (
+        ""  # it learns the rows first; then it reads them in the teacher's place, or labels others (assistant)
+    )
+    assistant_share: float = Field(default=1.0, gt=0)  # of the student's steps, epochs and minutes, for its training
     # a model with the student's tokens that reads along (parent)
     parent: str = ""  # named as a student is: a model with its tokens, which reads along
     hidden: Match | None = None  # the parent's hidden states are matched too, block by block of `layers`
@@ -82,8 +86,8 @@ class DistilConfig(Frozen):
     last_mile: float | None = Field(
         default=None, ge=0, le=1
     )  # share of the steps, the last ones, with rounded weights; None: the method's own
-    # the student's own answers before a later round (gkd, dagger)
-    attempts: int = Field(default=1000, ge=1)  # inputs that the student answers
+    # the student's own answers before a later round (gkd, dagger), or the assistant's
+    attempts: int = Field(default=1000, ge=1)  # inputs that the student answers, or the assistant
     warmth: float = Field(default=0.7, ge=0, le=2)  # the temperature of its answers
     fresh: float = Field(default=0.3, ge=0, lt=1)  # of a later round's rows, at least this share is new or its own
 

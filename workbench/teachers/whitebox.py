@@ -8,6 +8,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from workbench.logits import Row
     from workbench.students.generate import Answer, Generator, Job
+    from workbench.students.rendering import Rendering
 
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
 
@@ -56,7 +58,7 @@ class Waiting:
 
 class TransformersTeacher:
     """`at_once` requests under way keep its batches full: all lines of the largest, and the prompts that are read next.
-    `narrow`: it was trained as a student is, and `score` renders messages so."""
+    `narrow`: it was trained as a student is, and reads the last message as one does."""
 
     keeper = None
     at_once = 192
@@ -96,13 +98,19 @@ class TransformersTeacher:
                 fatal=True,
             )
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
-        ids = _tokens(loaded[0], request.messages, prompt=True)
+        ids = self._prompt(loaded[0], request.messages)
         item = Waiting(request, ids, self._block(loaded[0], request.messages[:-1]))
         with self._lock:
             self._waiting.append(item)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await item.reply
+
+    def _prompt(self, tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...]) -> tuple[int, ...]:
+        """The tokens of a chat, up to where the answer begins."""
+        if not self._narrow:
+            return _tokens(tokenizer, messages, prompt=True)
+        return tuple(tokenizer(self._rendering.prompt(messages[-1].content), add_special_tokens=False)["input_ids"])
 
     def _block(self, tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...]) -> tuple[int, ...]:
         """The tokens that requests with this few-shot block begin with, the head of their own turn too, and some more; made
@@ -168,23 +176,23 @@ class TransformersTeacher:
         each token of an answer, its end-of-turn last, the `k` likeliest."""
         from workbench.logits import Row
         from workbench.students.generate import Text, common
-        from workbench.students.rendering import rendering_for
 
         tokenizer, generator = self._load()
-        rendering = rendering_for(self.folder())
         texts = []
         for place, (_, messages, answer) in enumerate(asked):
-            if self._narrow:
-                head = rendering.prompt(messages[-1].content)
-                prompt, alike = tuple(tokenizer(head, add_special_tokens=False)["input_ids"]), 0
-            else:
-                prompt = _tokens(tokenizer, messages, prompt=True)
-                alike = min(common(self._block(tokenizer, messages[:-1]), prompt), len(prompt) - 1)
-            written = tuple(tokenizer(rendering.completion(answer), add_special_tokens=False)["input_ids"])
+            prompt = self._prompt(tokenizer, messages)
+            alike = min(common(self._block(tokenizer, messages[:-1]), prompt), len(prompt) - 1)
+            written = tuple(tokenizer(self._rendering.completion(answer), add_special_tokens=False)["input_ids"])
             texts.append(Text((*prompt, *written), len(written), place, alike))
         for text, top in generator.score(texts, k):
             tokens_T = np.array(text.ids[-text.written :], dtype=np.int32)
             yield asked[text.name][0], Row(tokens_T, top.ids_C_K.numpy().astype(np.int32), top.logprobs_C_K.numpy())
+
+    @cached_property
+    def _rendering(self) -> "Rendering":
+        from workbench.students.rendering import rendering_for
+
+        return rendering_for(self.folder())
 
     @property
     def vocabulary(self) -> int:
@@ -212,6 +220,8 @@ class TransformersTeacher:
         ends = model.generation_config.eos_token_id if model.generation_config else None
         more = ends if isinstance(ends, list) else [ends]
         stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
+        if self._narrow:  # what ended its answers in training
+            stops.add(int(tokenizer.vocab[self._rendering.end_of_turn]))
         prepack(model)
         return tokenizer, Generator(model, frozenset(stops))
 
