@@ -69,7 +69,7 @@ class DistilConfig(Frozen):
     beta: float = Field(default=0.5, gt=0, lt=1)  # of jsd
     # a model between teacher and student (assistant, kd)
     assistant: str = (
-        ""  # it learns the rows first; then it reads them in the teacher's place, or labels others (assistant)
+        ""  # learns the rows first; then it reads them in the teacher's place, or labels others (assistant)
     )
     assistant_share: float = Field(default=1.0, gt=0)  # of the student's steps, epochs and minutes, for its training
     # a model with the student's tokens that reads along (parent)
