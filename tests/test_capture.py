@@ -26,6 +26,8 @@ from workbench.students.load import load_model, load_tokenizer
 from workbench.students.rendering import rendering_for
 from workbench.students.settings import Captured, Pair
 from workbench.students.taught import Said, Taught, end_of_turn, mixture, name_of, tokenizer_digest
+from workbench.teachers import build
+from workbench.teachers.reading import GgufReader
 from workbench.teachers.whitebox import TransformersTeacher
 from workbench.types import Message, Row
 
@@ -188,6 +190,31 @@ def test_an_assistant_learns_the_rows_and_reads_them_in_the_teachers_place(
     )
     api = ("teacher.base_url=https://api.example.com/v1", "teacher.model=big", "distil.method=kd")
     assert load_config(sets=(*api, "distil.assistant=m")).distil.assistant == "m", "the API need not tell anything"
+
+
+def test_a_gguf_is_read_by_the_engine_that_it_writes_in(
+    smollm2: Path, tiny: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for able, engine, kind in (
+        (True, "auto", TransformersTeacher),
+        (False, "auto", GgufReader),
+        (False, "torch", TransformersTeacher),
+        (True, "llama.cpp", GgufReader),
+    ):
+        monkeypatch.setattr(build, "multiplies_bf16", lambda able=able: able)
+        config = load_config(sets=(f"teacher.model={smollm2}", f"teacher.engine={engine}")).teacher
+        assert isinstance(build.reader_of(config), kind)
+    assert isinstance(build.reader_of(config.model_copy(update={"model": "hf:m"})), TransformersTeacher)
+    done = here(
+        project, "run", "talk.py", "--until", "train", "--method", "kd", "--teacher", str(smollm2), "--student", str(tiny),
+        *(w for s in ("teacher.engine=llama.cpp", "shots.mode=fixed", "select.recombine=0", "train.max_steps=2",
+                      "train.evals=1", "distil.k=8") for w in ("--set", s)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = json.loads((made(project, "capture") / "capture.json").read_text())["by"]
+    assert found["teacher"].endswith("in llama.cpp") and found["k"] == 8
+    assert found["rows"] == len({row.prompt for row in read_jsonl(made(project, "select") / "rows.jsonl", Row)})
+    assert json.loads((made(project, "train") / "summary.json").read_text())["aligned"] == 1.0
 
 
 def test_who_cannot_read_is_told_before_a_teacher_is_paid(project: Path) -> None:

@@ -7,9 +7,10 @@ import pytest
 from small import TASK, here, write_task
 
 from workbench import registry
-from workbench.comparison import Standing, Trained, _as_long, _standing, recommended, told
+from workbench.comparison import Standing, Trained, _as_long, _standing, _with, recommended, told
 from workbench.config import load_config
 from workbench.scoring import Score, permutation, plainly_better
+from workbench.students.settings import DistilConfig
 
 
 def trained(method: str, seed: int, dev: str, right: str, file: str = "Q8_0", size: int = 145_000_000) -> Trained:
@@ -96,6 +97,17 @@ def test_all_have_the_steps_of_the_first() -> None:
     for config, steps, made in ((timed, 25, 25), (counted, None, 40), (counted, 25, 40)):
         train = _as_long(config, steps).train
         assert (train.max_steps, train.max_minutes) == (made, None), "a slower way of learning is not cut short"
+
+
+def test_what_one_method_needs_another_is_not_given() -> None:
+    own = load_config(sets=("distil.method=dagger",))
+    assert [_with(own, name, 0).rounds.count for name in ("dagger", "sft", "gkd")] == [2, 1, 2]
+    assert _with(load_config(sets=("rounds.count=3",)), "sft", 1).rounds.count == 3
+    helped = load_config(sets=("distil.method=kd", "distil.assistant=m"))
+    assert [_with(helped, name, 0).distil.assistant for name in ("sft", "kd", "assistant")] == ["", "m", "m"]
+    more = load_config(sets=("distil.attempts=9", "distil.fresh=0.5", "distil.k=7"))
+    assert _with(more, "sft", 0).distil == DistilConfig(k=7), "what it does not look at trains nothing anew"
+    assert _with(more, "dagger", 0).distil == DistilConfig(method="dagger", k=7, attempts=9, fresh=0.5)
 
 
 def test_the_walk(smollm2_hf: Path, tiny: Path, tmp_path: Path) -> None:

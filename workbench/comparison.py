@@ -24,6 +24,7 @@ from workbench.stages.attempt import try_method
 from workbench.stages.context import read_json
 from workbench.stages.exam import STUDENT_CONTEXT
 from workbench.stages.export import UNQUANTIZED
+from workbench.students.settings import DistilConfig
 from workbench.types import Frozen
 
 FOLDER = "compare"
@@ -131,14 +132,20 @@ def at_most(config: Config) -> str:
 
 
 def _with(config: Config, method: str, seed: int) -> Config:
-    """Without those who read, where it has nobody read. Raises ConfigError where the teacher cannot serve the method."""
-    train, distil, pool = config.train.model_copy(update={"seed": seed}), {"method": method}, config.pool
+    """Without what it does not look at: who reads, who answers first, and the rounds that only the config's own method needs.
+    Raises ConfigError where the teacher cannot serve the method."""
+    train, pool, usual = config.train.model_copy(update={"seed": seed}), config.pool, DistilConfig()
+    distil: dict[str, Any] = {"method": method}
+    needed = config.rounds.count == methods.named(config.distil.method).rounds
     made = methods.named(method)
     if not made.captures:
         pool = pool.asked
     if not (made.captures or made.labels):
-        distil["assistant"] = ""
-    changed = {"train": train, "distil": config.distil.model_copy(update=distil), "pool": pool}
+        distil |= {name: getattr(usual, name) for name in ("assistant", "assistant_share")}
+    if not (made.attempts or made.labels):
+        distil |= {name: getattr(usual, name) for name in ("attempts", "warmth", "fresh")}
+    rounds = config.rounds.model_copy(update={"count": 1}) if needed else config.rounds
+    changed = {"train": train, "distil": config.distil.model_copy(update=distil), "pool": pool, "rounds": rounds}
     return checked(config.model_copy(update=changed))
 
 

@@ -31,7 +31,7 @@ class TeacherConfig(Frozen):
     price_in: float = Field(0.0, ge=0)  # per million prompt tokens, in the currency of `sample.max_money`
     price_out: float = Field(0.0, ge=0)  # per million written ones
     engine: Literal["auto", "llama.cpp", "torch"] = (
-        "auto"  # of a GGUF; auto: torch where it is the faster one in batches
+        "auto"  # that a GGUF writes and reads rows in; auto: torch where it is the faster one in batches
     )
     constrained: bool | None = (
         None  # decoding by the JSON schema; None: by a server yes, embedded no (halves its speed)

@@ -1,22 +1,21 @@
 """What the teacher thinks of each token of the shard's rows -> a file of the likeliest next tokens, to learn from.
 
 A teacher that runs here reads each row once, its few-shot block before it, as if it had written the answer itself; many rows at
-once, the block read once (`students.generate`). A row that came several times into the shard is read once. Where the method
-says so, it reads what the student wrote instead.
+once, the block read once (`students/generate.py`, or `edge/scorer.py` in llama.cpp). A row that came several times into the
+shard is read once. Where the method says so, it reads what the student wrote instead.
 
 Where an assistant was trained, it is the one that reads, prompted as it was trained. Where `teacher.top_logprobs` were asked
 for, the teacher told them with its answers, and they are in the ledger: those of the rows that it wrote, letter by letter, are
 taken from there.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from workbench.config import TeacherConfig
 from workbench.digest import digest, file_digest
 from workbench.errors import LogitError
 from workbench.logits import LogitFile, LogitWriter
@@ -25,14 +24,14 @@ from workbench.methods import Captured
 from workbench.stages.attempt import own_rows
 from workbench.stages.context import Context, read_json, read_jsonl, write_json
 from workbench.stages.label import assistant_of
-from workbench.teachers.build import white_box
+from workbench.teachers.build import reader_of
 from workbench.teachers.prompts import Labeler
+from workbench.teachers.reading import Asked, GgufReader
 from workbench.types import Example, Frozen, Message, Row, TokenLogprobs
 
 if TYPE_CHECKING:
     from workbench.teachers.whitebox import TransformersTeacher
 
-Asked = Sequence[tuple[str, tuple[Message, ...], str]]  # names, messages, answers
 Asks = Callable[[dict[str, Row]], Asked]
 ABOUT = "capture.json"
 TOLD_S = 30.0
@@ -67,10 +66,10 @@ def run(context: Context) -> None:
         if told:
             found.append(_told(context))
         if not (teacher.base_url or (told and teacher.top_logprobs)):
-            found.append(_read(context, _white(teacher), 1.0, partial(_as_teacher, context)))
+            found.append(_read(context, reader_of(teacher), 1.0, partial(_as_teacher, context)))
     for member in config.pool.teachers:
         if member.reads:
-            found.append(_read(context, _white(member), member.reads, partial(_as_teacher, context)))
+            found.append(_read(context, reader_of(member), member.reads, partial(_as_teacher, context)))
     write_json(context.out / ABOUT, Captures(by=tuple(found)).model_dump(mode="json"))
 
 
@@ -133,13 +132,7 @@ def _told_at(place: TokenLogprobs) -> int:
     return max(1, len(place.top) - (place.top[-1][0] == place.token))
 
 
-def _white(config: TeacherConfig) -> "TransformersTeacher":
-    teacher = white_box(config)
-    assert teacher is not None, "the config refuses one behind an API"
-    return teacher
-
-
-def _read(context: Context, teacher: "TransformersTeacher", weight: float, asks: Asks) -> Capture:
+def _read(context: Context, teacher: "TransformersTeacher | GgufReader", weight: float, asks: Asks) -> Capture:
     """By a teacher that runs here."""
     from workbench.students.taught import name_of, tokenizer_digest
 

@@ -16,6 +16,7 @@ from workbench.teachers.batched import BatchTeacher
 from workbench.teachers.posted import PostedTeacher
 
 if TYPE_CHECKING:
+    from workbench.teachers.reading import GgufReader
     from workbench.teachers.whitebox import TransformersTeacher
 
 LOCAL_TIMEOUT_S = 900.0  # a model on a busy small machine is slow, not dead; a dead one is told by its process
@@ -48,8 +49,7 @@ def build_teacher(
             hedge_s=runtime.hedge_s,
         )
         return api if ledger is None else BatchTeacher(api, config.batch, runtime, ledger)
-    in_torch = config.engine == "torch" or (config.engine == "auto" and multiplies_bf16())
-    if config.model.startswith("hf:") or in_torch:
+    if config.engine == "torch" or config.model.startswith("hf:") or (config.engine == "auto" and multiplies_bf16()):
         white = white_box(config)
         assert white is not None, "it has no address"
         return white
@@ -98,6 +98,21 @@ def white_box(config: TeacherConfig) -> "TransformersTeacher | None":
         return TransformersTeacher(source, model=source, licence=config.licence or "unknown")
     path, model, licence = _gguf(config)
     return TransformersTeacher(path, model=f"{model} in torch", licence=licence)
+
+
+def reader_of(config: TeacherConfig) -> "TransformersTeacher | GgufReader":
+    """Who says what a teacher that runs here thinks of rows: torch on a GPU, on a CPU that multiplies in bf16, or where that is
+    asked for; else llama.cpp, which reads a GGUF as it is. Raises TeacherError, ModelError."""
+    from workbench.students.load import best_device
+    from workbench.teachers.reading import GgufReader
+
+    slow = best_device().type == "cpu" and not multiplies_bf16()
+    if (config.engine == "llama.cpp" or (config.engine == "auto" and slow)) and not config.model.startswith("hf:"):
+        path, model, _ = _gguf(config)
+        return GgufReader(path, model=f"{model} in llama.cpp")
+    white = white_box(config)
+    assert white is not None, "the config refuses one behind an API"
+    return white
 
 
 def _gguf(config: TeacherConfig) -> tuple[Path, str, str]:

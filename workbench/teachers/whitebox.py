@@ -8,7 +8,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
@@ -17,14 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.errors import TeacherError
-from workbench.types import Message, Reply, Request, Usage
+from workbench.teachers.reading import Asked, Reading
+from workbench.types import Reply, Request, Usage
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from workbench.logits import Row
     from workbench.students.generate import Answer, Generator, Job
-    from workbench.students.rendering import Rendering
 
 GATHER_S = 0.05  # what comes this soon after the model was free begins together
 
@@ -32,13 +29,12 @@ GATHER_S = 0.05  # what comes this soon after the model was free begins together
 class Waiting:
     """A request, and the place where its answer is awaited."""
 
-    def __init__(self, request: Request, ids: tuple[int, ...], block: tuple[int, ...]) -> None:
-        """`ids` are the tokens of the prompt, `block` those of its few-shot block; one token at least is left to read."""
-        from workbench.students.generate import Job, common
+    def __init__(self, request: Request, ids: tuple[int, ...], shared: int) -> None:
+        """`ids` are the tokens of the prompt, of which the first `shared` are others' too."""
+        from workbench.students.generate import Job
 
         self.k = request.k
-        alike = min(common(block, ids), len(ids) - 1)
-        self.job = Job(ids, request.max_tokens, request.temperature, request.top_p, name=id(self), shared=alike)
+        self.job = Job(ids, request.max_tokens, request.temperature, request.top_p, name=id(self), shared=shared)
         self.started = time.monotonic()
         self.loop = asyncio.get_running_loop()
         self.reply: asyncio.Future[Reply] = self.loop.create_future()
@@ -68,9 +64,8 @@ class TransformersTeacher:
         self._narrow = narrow
         self.licence = licence
         self._source = source
-        self._loaded: tuple[PreTrainedTokenizerBase, Generator] | None = None
+        self._loaded: tuple[Reading, Generator] | None = None
         self._waiting: list[Waiting] = []
-        self._blocks: dict[tuple[Message, ...], tuple[int, ...]] = {}
         self._lock = threading.Lock()  # of `_waiting`: asked for here, taken by the worker's thread
         self._loading = threading.Lock()
         self._broken: Exception | None = None  # why it cannot be loaded: found out once
@@ -98,27 +93,13 @@ class TransformersTeacher:
                 fatal=True,
             )
         loaded = self._loaded if self._loaded is not None else await asyncio.to_thread(self._load)
-        ids = self._prompt(loaded[0], request.messages)
-        item = Waiting(request, ids, self._block(loaded[0], request.messages[:-1]))
+        ids = loaded[0].prompt(request.messages)
+        item = Waiting(request, ids, loaded[0].shared(request.messages, ids))
         with self._lock:
             self._waiting.append(item)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         return await item.reply
-
-    def _prompt(self, tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...]) -> tuple[int, ...]:
-        """The tokens of a chat, up to where the answer begins."""
-        if not self._narrow:
-            return _tokens(tokenizer, messages, prompt=True)
-        return tuple(tokenizer(self._rendering.prompt(messages[-1].content), add_special_tokens=False)["input_ids"])
-
-    def _block(self, tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...]) -> tuple[int, ...]:
-        """The tokens that requests with this few-shot block begin with, the head of their own turn too, and some more; made
-        once for all of them."""
-        if messages not in self._blocks:
-            turn = Message(role="user", content="-")
-            self._blocks[messages] = _tokens(tokenizer, (*messages, turn), prompt=False) if messages else ()
-        return self._blocks[messages]
 
     async def _work(self) -> None:
         while self._waiting:
@@ -151,14 +132,14 @@ class TransformersTeacher:
     def _reply(self, item: Waiting, answer: "Answer") -> Reply:
         job, written = item.job, len(answer.tokens)
         return Reply(
-            text=str(self._load()[0].decode(answer.tokens, skip_special_tokens=True)),
+            text=str(self._load()[0].tokenizer.decode(answer.tokens, skip_special_tokens=True)),
             finish="length" if written >= job.max_tokens else "stop",
             usage=Usage(prompt_tokens=len(job.ids), completion_tokens=written, cached_tokens=job.shared),
             seconds=time.monotonic() - item.started,
             logprob=fmean(answer.logprobs),
         )
 
-    def _load(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
+    def _load(self) -> tuple[Reading, "Generator"]:
         with self._loading:
             if self._loaded is not None:
                 return self._loaded
@@ -171,28 +152,15 @@ class TransformersTeacher:
                 raise
             return self._loaded
 
-    def score(self, asked: Sequence[tuple[str, tuple[Message, ...], str]], k: int) -> "Iterator[tuple[str, Row]]":
+    def score(self, asked: Asked, k: int) -> "Iterator[tuple[str, Row]]":
         """What it thinks of answers as if it had written them: each a name, the messages before it, and its text. By length; of
         each token of an answer, its end-of-turn last, the `k` likeliest."""
         from workbench.logits import Row
-        from workbench.students.generate import Text, common
 
-        tokenizer, generator = self._load()
-        texts = []
-        for place, (_, messages, answer) in enumerate(asked):
-            prompt = self._prompt(tokenizer, messages)
-            alike = min(common(self._block(tokenizer, messages[:-1]), prompt), len(prompt) - 1)
-            written = tuple(tokenizer(self._rendering.completion(answer), add_special_tokens=False)["input_ids"])
-            texts.append(Text((*prompt, *written), len(written), place, alike))
-        for text, top in generator.score(texts, k):
+        reading, generator = self._load()
+        for text, top in generator.score(reading.texts(asked), k):
             tokens_T = np.array(text.ids[-text.written :], dtype=np.int32)
             yield asked[text.name][0], Row(tokens_T, top.ids_C_K.numpy().astype(np.int32), top.logprobs_C_K.numpy())
-
-    @cached_property
-    def _rendering(self) -> "Rendering":
-        from workbench.students.rendering import rendering_for
-
-        return rendering_for(self.folder())
 
     @property
     def vocabulary(self) -> int:
@@ -205,25 +173,19 @@ class TransformersTeacher:
 
         return prepare_base(models.path_or_name(str(self._source)), models.cache_dir() / "students")
 
-    def _load_now(self) -> "tuple[PreTrainedTokenizerBase, Generator]":
+    def _load_now(self) -> tuple[Reading, "Generator"]:
         from workbench.students.generate import Generator
-        from workbench.students.load import load_model, load_tokenizer
+        from workbench.students.load import load_model
         from workbench.students.prepacked import prepack
 
         folder = self.folder()
-        tokenizer = load_tokenizer(folder)
-        if tokenizer.chat_template is None:
-            raise TeacherError(
-                f"{self.model} has no chat template", "take an instruct model", kind="refused", fatal=True
-            )
+        reading = Reading(folder, self.model, narrow=self._narrow)
         model = load_model(folder)
         ends = model.generation_config.eos_token_id if model.generation_config else None
         more = ends if isinstance(ends, list) else [ends]
-        stops = {int(end) for end in (*more, tokenizer.eos_token_id) if end is not None}
-        if self._narrow:  # what ended its answers in training
-            stops.add(int(tokenizer.vocab[self._rendering.end_of_turn]))
+        stops = {int(end) for end in (*more, reading.tokenizer.eos_token_id) if end is not None}
         prepack(model)
-        return tokenizer, Generator(model, frozenset(stops))
+        return reading, Generator(model, frozenset(stops))
 
     async def aclose(self) -> None:
         with self._lock:
@@ -233,13 +195,3 @@ class TransformersTeacher:
         if self._worker is not None:
             self._worker.cancel()
         self._loaded = None
-
-
-def _tokens(tokenizer: "PreTrainedTokenizerBase", messages: tuple[Message, ...], *, prompt: bool) -> tuple[int, ...]:
-    try:
-        text = tokenizer.apply_chat_template(
-            [message.model_dump() for message in messages], add_generation_prompt=prompt, tokenize=False
-        )
-    except Exception as error:
-        raise TeacherError(f"the model's chat template refuses: {error}", kind="refused", fatal=True) from error
-    return tuple(tokenizer(str(text), add_special_tokens=False)["input_ids"])
