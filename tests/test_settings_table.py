@@ -43,7 +43,9 @@ def test_one_section(section: str) -> None:
 
 def test_a_comment_that_the_formatter_moved_is_found() -> None:
     assert comments(DistilConfig)["k"] == "of a teacher's likeliest tokens at each place"
-    assert comments(Config.model_fields["teacher"].annotation)["engine"].startswith("of a GGUF; auto: ")  # type: ignore[arg-type]
+    assert comments(Config.model_fields["teacher"].annotation)["engine"].startswith(
+        "that a GGUF writes and reads rows in; auto: "
+    )  # type: ignore[arg-type]
 
 
 def test_a_section_that_there_is_not() -> None:
