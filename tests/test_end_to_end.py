@@ -119,6 +119,8 @@ def test_the_file_alone_tells_what_it_was_made_of(run: Path, tmp_path: Path) -> 
     assert {item["source"]: item["rows"] for item in bill["rows"]} == Counter(row["source"] for row in rows)
     told = here(tmp_path, "audit", str(run / "expert")).stdout
     assert f"{len(rows):,}" in told and "inverse by fake" in told
+    (terms,) = bill["terms"]
+    assert terms["training"] == "unknown" and f"terms    unknown: {terms['why']}" in told
 
 
 def test_the_student_learned_something(run: Path) -> None:

@@ -12,10 +12,11 @@ import pytest
 from servers import TeacherServer
 from small import here, write_task
 
-from workbench import models
-from workbench.config import TeacherConfig
+from workbench import models, registry
+from workbench.config import Config, TeacherConfig
 from workbench.errors import ConfigError, StoreError, TermsError
 from workbench.licences import Policy, policy_of, table
+from workbench.provenance import Bill, bill_of, told
 from workbench.runs import read_lock
 from workbench.terms import read_acceptances, settle
 
@@ -205,6 +206,17 @@ def test_what_was_accepted_is_recorded_and_remembered(project: Path) -> None:
     (written,) = read_lock(max(project.glob("runs/talk/*Z-*"))).terms
     assert (written.name, written.accepted_by, written.accepted_at) == ("fake-terms", record["who"], record["at"])
     assert f"terms: {written.sentence}" in again.stdout, "what the report shows"
+
+
+def test_who_accepted_what_is_in_the_bill_of_materials(project: Path) -> None:
+    own(project, "forbidden")
+    settled = settle(TeacherConfig(model="fake"), project, ["fake-terms"], "", dry=False)
+    bill = bill_of(registry.load(str(project / "talk.py")), Config(), [], "0", terms=[settled, settled])
+    assert Bill.model_validate_json(bill.model_dump_json()).terms == (settled,)
+    said = [line for line in told(bill) if line.startswith("terms")]
+    assert said == [f"terms    {settled.sentence}"] and said[0].endswith(
+        f"by {settled.accepted_by} at {settled.accepted_at}"
+    )
 
 
 def test_a_changed_clause_is_asked_anew(project: Path) -> None:

@@ -126,8 +126,9 @@ def _run(task: Task, config: Config, project: Path, until: str, force: str, poli
             say(f"{item.stage.label}: skipped, nothing changed ({item.key[:8]})")
 
     finished = pipeline.walk(
-        task, config, project / ".workbench", until=until, force=force, say=say, done=done, run=folder.path.name
-    )
+        task, config, project / ".workbench", until=until, force=force, say=say, done=done,
+        run=folder.path.name, terms=policies,
+    )  # fmt: skip
     if finished[-1].stage != plan.STAGES[-1]:
         say(f"stopped after {finished[-1].stage.label}, as asked")
         return folder.path

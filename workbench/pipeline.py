@@ -8,6 +8,7 @@ from typing import Any
 from workbench.config import Config
 from workbench.declaration import Task
 from workbench.ledger import Ledger
+from workbench.licences import Policy
 from workbench.models import cache_dir
 from workbench.plan import Done, Stage, code_digest, inputs_of, key_of, label, made_of, stages
 from workbench.stages.context import Context
@@ -16,9 +17,10 @@ from workbench.store import Artifact, Store, empty
 
 def walk(
     task: Task, config: Config, root: Path, *, until: str = "", force: str = "", dry: bool = False,
-    say: Callable[[str], None], done: Callable[[Done], None], run: str = "",
+    say: Callable[[str], None], done: Callable[[Done], None], run: str = "", terms: tuple[Policy, ...] = (),
 ) -> list[Done]:  # fmt: skip
-    """Run or skip each stage up to `until`. `root` is the project's .workbench folder; `done` hears of each stage."""
+    """Run or skip each stage up to `until`. `root` is the project's .workbench folder; `done` hears of each stage;
+    `terms`: of the teachers, as they were settled."""
     store, finished, code = Store(root), dict[str, Done](), code_digest(task)  # once: it is what is loaded that runs
     with Ledger(root / "ledger.sqlite", run=run) as ledger:
         if ledger.notice:
@@ -39,7 +41,7 @@ def walk(
                 if artifact is not None:
                     store.discard(stage.name, key)
                 say(f"{stage.label}: runs")
-                context = Context(task, config, inputs, root, ledger, cache_dir(), say, stage.round)
+                context = Context(task, config, inputs, root, ledger, cache_dir(), say, stage.round, terms)
                 artifact = _run(stage, key, parts, store, context)
             found = Done(stage, key, None if dry and ran else artifact, ran, parts)
             finished[stage.label] = found

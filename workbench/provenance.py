@@ -11,6 +11,7 @@ from pathlib import Path
 from workbench import methods, models
 from workbench.config import Config, TeacherConfig
 from workbench.declaration import Task
+from workbench.licences import Policy
 from workbench.types import Frozen, Row
 
 KEY = "workbench.bill_of_materials"
@@ -44,10 +45,13 @@ class Bill(Frozen):
     method_title: str = ""
     asides: int = 0  # rows whose rationale is learned beside the answer
     readers: tuple[tuple[str, str], ...] = ()  # other models whose thoughts were learned, and their licences
+    terms: tuple[Policy, ...] = ()  # of those that taught, and who accepted them, as of the day the file was made
 
 
-def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_: int = 1) -> Bill:
-    """`round_`: the one whose file it goes into."""
+def bill_of(
+    task: Task, config: Config, rows: Iterable[Row], shard: str, round_: int = 1, terms: Iterable[Policy] = ()
+) -> Bill:
+    """`round_`: the one whose file it goes into. `terms`: of each teacher of the run."""
     held, method = list(rows), methods.named(config.distil.method).of_round(round_)
     counts = Counter((row.source, joined(map(_name, row.teacher.split(", "))), row.licence) for row in held)
     return Bill(
@@ -65,6 +69,7 @@ def bill_of(task: Task, config: Config, rows: Iterable[Row], shard: str, round_:
         method_title=method.told(config.distil),
         asides=sum(bool(row.aside) for row in held),
         readers=tuple(_readers(config, method)),
+        terms=tuple(dict.fromkeys(terms)),
         rows=tuple(
             Material(source=source, rows=count, teacher=teacher, licence=licence)
             for (source, teacher, licence), count in sorted(counts.items())
@@ -109,6 +114,8 @@ def told(bill: Bill) -> Iterator[str]:
         yield f"         {bill.asides:,} with a rationale that is learned beside the answer"
     for name, licence in bill.readers:
         yield f"read by  {name}, {licence}"
+    for policy in bill.terms:
+        yield f"terms    {policy.sentence}"
     yield f"made by  distillation workbench {bill.workbench}"
 
 

@@ -13,6 +13,7 @@ from workbench.config import Config
 from workbench.declaration import Task
 from workbench.errors import StoreError
 from workbench.ledger import Ledger
+from workbench.licences import Policy
 from workbench.types import Example
 
 M = TypeVar("M", bound=BaseModel)
@@ -32,6 +33,7 @@ class Context:
     cache: Path
     say: Say
     round: int = 1
+    terms: tuple[Policy, ...] = ()
 
     def examples(self, split: str) -> list[Example]:
         rows = read_jsonl(self.inputs["examples"] / "examples.jsonl", Example)

@@ -86,7 +86,8 @@ def choose(made: list[Made], config: ExportConfig, teacher_bytes: int) -> Made:
 def _bill(context: Context) -> provenance.Bill:
     shard = context.inputs["select"] / "rows.jsonl"
     config = context.config.model_copy(update={"distil": as_kept(context.config.distil, context.inputs["merge"])})
-    return provenance.bill_of(context.task, config, read_jsonl(shard, Row), file_digest(shard), context.round)
+    rows, sha = read_jsonl(shard, Row), file_digest(shard)
+    return provenance.bill_of(context.task, config, rows, sha, context.round, context.terms)
 
 
 def _teacher_bytes(context: Context) -> int:
