@@ -25,7 +25,8 @@ TOOLS = [{"type": "function", "function": {"name": "open_app", "description": "O
     "type": "object", "properties": {"app": {"type": "string"}}, "required": ["app"]}}}]  # fmt: skip
 SETTINGS = [
     "shots.mode=group", "sample.inverse=40", "sample.values_per_slot=10", "select.recombine=160",
-    "train.epochs=3", "train.lr=0.002", "train.evals=2", "train.max_minutes=1", "export.quants=['Q8_0', 'Q4_0']",
+    "train.epochs=3", "train.lr=0.002", "train.evals=2", "train.max_minutes=1", "train.min_steps=0",
+    "export.quants=['Q8_0', 'Q4_0']",
     "export.max_drop=100", "export.max_ratio=1", "evaluate.timed=2", "evaluate.base_rows=2", "student.max_tokens=48",
     "export.importance=false",  # test_edge.py has it
 ]  # fmt: skip

@@ -197,8 +197,8 @@ def test_weights_are_rounded_in_the_last_steps_of_qat_and_where_that_is_asked_fo
 
 
 def test_rounds_share_steps_and_minutes() -> None:
-    shared = shared_out(TrainConfig(max_steps=7, max_minutes=3.0), 2)
-    assert (shared.max_steps, shared.max_minutes) == (3, 1.5)
+    shared = shared_out(TrainConfig(max_steps=7, max_minutes=3.0, min_steps=5), 2)
+    assert (shared.max_steps, shared.max_minutes, shared.min_steps) == (3, 1.5, 2)
     assert shared_out(TrainConfig(), 2) == TrainConfig()
 
 

@@ -330,7 +330,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "shots": {"mode": "fixed", "fixed_per_group": 1},
         "sample": {"inverse": 160, "values_per_slot": 0, "answers_per_group": 0, "candidates": 1, "max_minutes": 2.0},
         "select": {"recombine": 400},
-        "train": {"max_minutes": 2.5, "evals": 2},
+        "train": {"max_minutes": 2.5, "min_steps": 40, "evals": 2},
         "evaluate": {"rows": 30, "base_rows": 10, "timed": 3},
     },
     "full": {

@@ -43,6 +43,7 @@ def trained_as(config: Config) -> Config:
         "epochs": share * train.epochs,
         "max_steps": train.max_steps and max(1, round(share * train.max_steps)),
         "max_minutes": train.max_minutes and share * train.max_minutes,
+        "min_steps": round(share * train.min_steps),
         "resplit": None,
     }
     changed = {

@@ -86,12 +86,13 @@ def _unrounded(trained: Path) -> Path:
 
 
 def shared_out(config: TrainConfig, rounds: int) -> TrainConfig:
-    """What one of so many rounds may take of the minutes and steps."""
+    """What one of so many rounds takes of the minutes and steps."""
     minutes, steps = config.max_minutes, config.max_steps
     return config.model_copy(
         update={
             "max_minutes": minutes and minutes / rounds,
             "max_steps": steps and max(1, steps // rounds),
+            "min_steps": config.min_steps // rounds,
         }
     )
 

@@ -319,7 +319,8 @@ class _Run:
         if total is None:
             return
         if total < planned if not state.fitted else abs(total - planned) > REFIT * (planned - state.step):
-            self.notes.append(f"{total} of {len(self.steps)} steps fit into {limit:g} minutes")
+            fit = "are made whatever the minutes" if total == self.config.min_steps else f"fit into {limit:g} minutes"
+            self.notes.append(f"{total} of {len(self.steps)} steps {fit}")
             state.schedule = state.schedule.resized(total, at=state.step)
         state.fitted = True
 
@@ -331,12 +332,14 @@ class _Run:
         timed = [each for each, _ in list(self.recent)[made // 3 :]]  # the first ones are slow
         looks = sum(step > state.step for step in eval_steps(state.schedule.total, self.config.evals))
         more = steps_that_fit(seconds - elapsed, sum(timed) / len(timed), looks, state.eval_seconds)
-        return min(state.step + more, len(self.steps))
+        return min(max(state.step + more, self.config.min_steps), len(self.steps))
 
     def _out_of_time(self) -> bool:
-        """Whether one more step and the last look at dev would take too long."""
+        """Whether one more step and the last look at dev would take too long, and the steps are enough."""
         limit, ahead = self.config.max_minutes, self.recent[-1][0] + self.state.eval_seconds
-        return limit is not None and self.crew.said(monotonic() - self.origin + ahead > limit * 60)
+        if limit is None or self.state.step < self.config.min_steps:
+            return False
+        return self.crew.said(monotonic() - self.origin + ahead > limit * 60)
 
     def _speed(self) -> float:
         """Tokens a second over the last steps, without padding."""

@@ -47,6 +47,7 @@ class TrainConfig(Frozen):
     seed: int = 0  # of the rows' order and the adapter
     evals: int = Field(default=6, ge=1)  # looks at dev over the run, beside the one before the first step
     max_minutes: float | None = Field(default=None, gt=0)  # wall time, loading included
+    min_steps: int = Field(default=0, ge=0)  # as many even where the minutes are over: fewer teach nothing
     checkpoint_seconds: float = Field(default=60.0, ge=0)  # between two checkpoints
 
 
