@@ -18,6 +18,7 @@ from workbench.scoring import shuffled
 from workbench.stages.context import Context, read_json, read_jsonl, write_json, write_jsonl
 from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
 from workbench.stages.gate import Leaks
+from workbench.stages.ticker import Ticker
 from workbench.stages.wishes import asked_order, unlabelled
 from workbench.types import Candidate, Check, Example, Judgement, Row, Verdict
 
@@ -48,6 +49,7 @@ def run(context: Context) -> None:
         max_tokens=config.student.max_tokens,
         context=STUDENT_CONTEXT,
         temperature=config.distil.warmth,
+        tick=Ticker(context.say, "attempt", "inputs", len(fitting)),
     )
     # what it knows it has of its teachers: their terms hold for its own words too
     teachers, licences = joined(row.teacher for row in before), joined(row.licence for row in before)

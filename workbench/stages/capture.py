@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from workbench.digest import digest, file_digest
@@ -24,6 +23,7 @@ from workbench.methods import Captured
 from workbench.stages.attempt import own_rows
 from workbench.stages.context import Context, read_json, read_jsonl, write_json
 from workbench.stages.label import assistant_of
+from workbench.stages.ticker import Ticker
 from workbench.teachers.build import reader_of
 from workbench.teachers.prompts import Labeler
 from workbench.teachers.reading import Asked, GgufReader
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 Asks = Callable[[dict[str, Row]], Asked]
 ABOUT = "capture.json"
-TOLD_S = 30.0
 
 
 class Capture(Frozen):
@@ -144,7 +143,7 @@ def _read(context: Context, teacher: "TransformersTeacher | GgufReader", weight:
     )  # of attempts all: their text is not learned
     rows = dict(islice(named.items(), most or None))
     asked = asks(rows)
-    began = told = monotonic()
+    tick = Ticker(context.say, "capture", "rows", len(rows))
     file = context.out / f"logits-{digest(teacher.model)[:8]}.bin"
     with LogitWriter(
         file,
@@ -154,13 +153,9 @@ def _read(context: Context, teacher: "TransformersTeacher | GgufReader", weight:
         k=context.config.distil.k,
         teacher=teacher.model,
     ) as writer:
-        for done, (name, row) in enumerate(teacher.score(asked, context.config.distil.k), start=1):
+        for name, row in teacher.score(asked, context.config.distil.k):
             writer.add(name, row)
-            if monotonic() - told > TOLD_S:
-                told = monotonic()
-                context.say(
-                    f"capture: {done} of {len(rows)} rows, {(told - began) / done * (len(rows) - done) / 60:.1f} min left"
-                )
+            tick()
     return _made(context, file, teacher.model, str(folder), weight)
 
 

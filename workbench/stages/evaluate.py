@@ -12,6 +12,7 @@ from workbench.stages.context import Context, read_json, write_json, write_jsonl
 from workbench.stages.exam import STUDENT_CONTEXT, Answer, Chat, ask_all, seconds_alone, user, words
 from workbench.stages.export import UNQUANTIZED
 from workbench.stages.shots import asker_for, label_all, parsed
+from workbench.stages.ticker import Ticker
 from workbench.teachers.build import build_teacher
 from workbench.teachers.embedded import CONTEXT_TOKENS
 from workbench.teachers.prompts import Labeler
@@ -48,6 +49,9 @@ class Evaluation:
         common = Counter(blocks)
         order = sorted(range(len(rows)), key=lambda place: (-common[blocks[place]], blocks[place]))
         return [rows[place] for place in order]
+
+    def ticker(self, label: str, rows: list[Example]) -> Ticker:
+        return Ticker(self.context.say, f"evaluate: {label}", "test rows", len(rows))
 
     def add(self, key: str, label: str, rows: list[Example], answers: list[Answer], **figures: Any) -> None:
         output = self.context.task.output
@@ -104,16 +108,18 @@ def run(context: Context) -> None:
     _teacher(evaluation)
     for file in export["files"]:
         name, path = file["name"], context.inputs["export"] / f"{file['name']}.gguf"
+        label = "student, unquantized" if name == UNQUANTIZED else f"student, {name}"
         answers = ask_all(
             path,
             evaluation.student_chats(evaluation.rows),
             context.config.runtime,
             max_tokens=context.config.student.max_tokens,
             context=STUDENT_CONTEXT,
+            tick=evaluation.ticker(label, evaluation.rows),
         )
         evaluation.add(
             "merged" if name == UNQUANTIZED else name,
-            "student, unquantized" if name == UNQUANTIZED else f"student, {name}",
+            label,
             evaluation.rows,
             answers,
             file_bytes=file["size_bytes"],
@@ -148,15 +154,17 @@ def _base(evaluation: Evaluation) -> None:
         from workbench.students.rendering import rendering_for
 
         path = to_gguf(path, context.out / "base.gguf", rendering_for(path))
+    label = "base student, few-shot"
     answers = ask_all(
         path,
         [evaluation.labeler.messages(row) for row in rows],
         context.config.runtime,
         max_tokens=context.config.student.max_tokens,
         context=CONTEXT_TOKENS,
+        tick=evaluation.ticker(label, rows),
     )
     seconds = evaluation.timed(path, few_shot=True)
-    evaluation.add("base", "base student, few-shot", rows, answers, file_bytes=path.stat().st_size, seconds=seconds)
+    evaluation.add("base", label, rows, answers, file_bytes=path.stat().st_size, seconds=seconds)
 
 
 def _teacher(evaluation: Evaluation) -> None:
@@ -186,7 +194,8 @@ async def _replies(evaluation: Evaluation) -> tuple[str, list[Any]]:
     try:
         await teacher.prepare()
         asker = asker_for(teacher, context.ledger, context.config)
-        replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config, whole=True)
+        tick = evaluation.ticker("teacher", evaluation.rows)
+        replies = await label_all(asker, evaluation.labeler, evaluation.rows, context.config, whole=True, tick=tick)
         return teacher.model, replies
     finally:
         await teacher.aclose()

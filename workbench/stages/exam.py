@@ -38,10 +38,17 @@ def words(chat: Chat) -> list[str]:
 
 
 def ask_all(
-    gguf: Path, chats: Sequence[Chat], runtime: Runtime, *, max_tokens: int, context: int, temperature: float = 0.0
+    gguf: Path,
+    chats: Sequence[Chat],
+    runtime: Runtime,
+    *,
+    max_tokens: int,
+    context: int,
+    temperature: float = 0.0,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
     """Answers, in the chats' order: greedy ones, or drawn at a temperature, the same ones each time. `context` is in tokens,
-    prompt and answer together. Raises EdgeError.
+    prompt and answer together. `tick` is called behind each, by several threads. Raises EdgeError.
 
     A core a server, and one request at a time in each: batching changes the last bits of the logits, and an answer is to be the
     one a device gives. Chats that begin alike go to one server, one after another.
@@ -54,8 +61,14 @@ def ask_all(
     broken = threading.Event()
 
     def answered(part: Sequence[int]) -> list[tuple[int, Answer]]:
+        given = []
         with _served(gguf, max(1, cores // servers), context) as ask:
-            return [(place, ask(chats[place], max_tokens, temperature, place)) for place in part if not broken.is_set()]
+            for place in part:
+                if broken.is_set():
+                    break
+                given.append((place, ask(chats[place], max_tokens, temperature, place)))
+                tick()
+        return given
 
     with ThreadPoolExecutor(servers) as pool:
         try:

@@ -17,6 +17,7 @@ from workbench.stages.context import Context, read_jsonl, write_json
 from workbench.stages.exam import STUDENT_CONTEXT, ask_all, user
 from workbench.stages.merge import as_kept, kept_rounded
 from workbench.stages.shots import right, score_replies
+from workbench.stages.ticker import Ticker
 from workbench.types import Reply, Row
 
 UNQUANTIZED = "BF16"
@@ -135,6 +136,7 @@ def _scored(context: Context, name: str, path: Path) -> Made:
         context.config.runtime,
         max_tokens=context.config.student.max_tokens,
         context=STUDENT_CONTEXT,
+        tick=Ticker(context.say, f"export: {name}", "dev rows", len(dev)),
     )
     output = context.task.output
     exact = score_replies(output, dev, [answer.text for answer in answers])["exact"].value

@@ -7,19 +7,18 @@ the task has none, those that a teacher wrote in vain.
 import asyncio
 from collections.abc import Sequence
 from itertools import islice
-from time import monotonic
 
 from workbench.judge import judge_cheap
 from workbench.provenance import joined, licence_of_model
 from workbench.stages.attempt import UNENDED, fitting_in, unanswered
 from workbench.stages.context import Context, read_jsonl, write_json, write_jsonl
 from workbench.stages.gate import Leaks
+from workbench.stages.ticker import Ticker
 from workbench.teachers.whitebox import TransformersTeacher
 from workbench.types import Candidate, Example, Judgement, Message, Reply, Request
 
 FILE = "labelled.jsonl"
 SOURCE = "assistant"
-TOLD_S = 30.0
 
 
 def run(context: Context) -> None:
@@ -61,20 +60,15 @@ def assistant_of(context: Context) -> TransformersTeacher:
 
 async def _replies(context: Context, examples: Sequence[Example]) -> list[Reply]:
     """Greedy ones, in the examples' order. Raises TeacherError."""
-    assistant, done = assistant_of(context), 0
-    began = told = monotonic()
+    assistant = assistant_of(context)
+    tick = Ticker(context.say, "label", "inputs", len(examples))
 
     async def asked(example: Example) -> Reply:
-        nonlocal done, told
         message = Message(role="user", content=context.task.student_prompt(example.input))
         reply = await assistant.complete(
             Request(messages=(message,), temperature=0.0, max_tokens=context.config.student.max_tokens)
         )
-        done += 1
-        if monotonic() - told > TOLD_S:
-            told = monotonic()
-            left = (told - began) / done * (len(examples) - done) / 60
-            context.say(f"label: {done} of {len(examples)} inputs, {left:.1f} min left")
+        tick()
         return reply
 
     try:

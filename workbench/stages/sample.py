@@ -25,6 +25,7 @@ from workbench.stages.context import Context, jsonl, read_json, read_jsonl, writ
 from workbench.stages.gate import Leaks, add_leaks
 from workbench.stages.grant import Granted, Granter
 from workbench.stages.pool import Pool, Turn
+from workbench.stages.ticker import Beat
 from workbench.stages.wishes import Wishes, corpus_wishes, forward_wishes, inverse_wishes
 from workbench.teachers.asker import Limits
 from workbench.teachers.prompts import by_group
@@ -32,7 +33,6 @@ from workbench.types import Example, Judgement
 
 Maker = Callable[[Context, Turn, Sequence[Example]], Coroutine[Any, Any, Wishes]]
 ATTEMPTED = "attempted"  # the source of inputs that the student failed at, in a task without a corpus
-TOLD = 128  # wishes between two words on how it goes
 ENOUGH, ALL_TRIED = "enough", "all wishes were tried"  # how sampling ends where no budget and no yield ends it
 
 
@@ -228,7 +228,7 @@ class Loop:
         self.wished += wishes.about
         ahead: deque[asyncio.Task[Granted]] = deque()
         done = 0
-        before = self._counted
+        before, beat = self._counted, Beat()
         try:
             while True:
                 ahead += [
@@ -245,7 +245,7 @@ class Loop:
                         self._take(more)
                     return granted.reached
                 done += 1
-                if done % TOLD == 0 or done == wishes.about:
+                if beat.due or done == wishes.about:
                     self.context.say(
                         f"sample: {done}/{wishes.about} {wishes.source} wishes, "
                         f"{self.outcomes['pass']} passed of {self.judged} candidates"

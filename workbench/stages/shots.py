@@ -17,6 +17,7 @@ from workbench.ledger import Ledger
 from workbench.outputs import Output, ParseError
 from workbench.scoring import Table, plainly_better, table_of
 from workbench.stages.context import Context, write_json
+from workbench.stages.ticker import Ticker
 from workbench.teachers.asker import RETRIED, Asker, Limits, Spent
 from workbench.teachers.base import Teacher
 from workbench.teachers.build import build_teacher
@@ -90,7 +91,10 @@ async def _try_all(context: Context, dev: Sequence[Example]) -> tuple[dict[str, 
         rights: dict[str, list[bool]] = {}
         modes = tried(context.config)
         labelers = [Labeler(context.task, context.examples("seed"), mode, context.config.shots) for mode in modes]
-        found = await asyncio.gather(*(label_all(asker, labeler, dev, context.config) for labeler in labelers))
+        tick = Ticker(context.say, "shots", "answers", len(labelers) * len(dev))
+        found = await asyncio.gather(
+            *(label_all(asker, labeler, dev, context.config, tick=tick) for labeler in labelers)
+        )
         for mode, replies in zip(modes, found, strict=True):
             answered = answers(dev, replies, asker)
             rows, texts = zip(*answered, strict=True)
@@ -166,10 +170,17 @@ def label_request(labeler: Labeler, example: Example, config: Config, k: int = 0
 
 
 async def label_all(
-    asker: Asker, labeler: Labeler, examples: Sequence[Example], config: Config, *, whole: bool = False
+    asker: Asker,
+    labeler: Labeler,
+    examples: Sequence[Example],
+    config: Config,
+    *,
+    whole: bool = False,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[Reply | None]:
     """A greedy label for each example, None where the teacher failed. Requests go out in the order of their prefixes. `whole`:
-    None only where it refuses for good; raises TeacherError where an answer may yet be had, and always for a budget."""
+    None only where it refuses for good; raises TeacherError where an answer may yet be had, and always for a budget. `tick` is
+    called behind each."""
     requests = [label_request(labeler, example, config) for example in examples]
     order = sorted(range(len(requests)), key=lambda i: [message.content for message in requests[i].messages])
     replies: list[Reply | None] = [None] * len(requests)
@@ -180,6 +191,7 @@ async def label_all(
         except TeacherError as error:
             if error.fatal or error.kind == "budget" or (whole and error.kind in RETRIED):
                 raise
+        tick()
 
     await asyncio.gather(*(one(place) for place in order))
     return replies
