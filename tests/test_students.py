@@ -281,14 +281,14 @@ def test_so_many_steps_are_made_whatever_the_minutes(
         return now
 
     monkeypatch.setattr(qlora, "monotonic", clock)
-    for least, epochs, made in ((0, 60.0, range(1, 20)), (24, 60.0, [24]), (900, 8.0, [24])):
+    for least, epochs, made in ((0, 60.0, range(1, 20)), (40, 60.0, [40]), (900, 8.0, [24])):
         told: list[Progress] = []
         config = QUICK.model_copy(update={"max_minutes": 3.0, "epochs": epochs, "evals": 1, "min_steps": least})
         train(tiny, ROWS, ROWS[:2], config, tmp_path / str(least), told.append)
         assert told[-1].step in made and told[-1].dev_exact is not None
-        if least == 24:
-            assert told[-1].total == 24, "the learning rate comes to its end with them"
-            assert any("24 of 180 steps are made whatever the minutes" in line.note for line in told)
+        if least == 40:
+            assert told[-1].total == 40, "the learning rate comes to its end with them"
+            assert any("40 of 180 steps are made whatever the minutes" in line.note for line in told)
 
 
 def test_long_rows_are_left_out_and_told(tiny: Path, tmp_path: Path) -> None:

@@ -313,9 +313,10 @@ class _Run:
         """After some steps of this life, and again each `WINDOW`: shorten the schedule to what the minutes allow, or lengthen
         it again, so that the learning rate comes to its end with them."""
         state, limit = self.state, self.config.max_minutes
-        if limit is None or (state.fitted and state.step % WINDOW):
+        planned = state.schedule.total
+        if limit is None or state.step == planned or (state.fitted and state.step % WINDOW):
             return
-        total, planned = self.crew.said(self._steps_in(limit * 60)), state.schedule.total
+        total = self.crew.said(self._steps_in(limit * 60))
         if total is None:
             return
         if total < planned if not state.fitted else abs(total - planned) > REFIT * (planned - state.step):
